@@ -1,0 +1,102 @@
+"""The adapter contract: what every endpoint promises the router, and what it gets to do it with."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from channels.messages import (
+    Accepted,
+    Channel,
+    Event,
+    Matter,
+    OutboundMessage,
+    Receipt,
+    Received,
+    Reply,
+    Webhook,
+)
+
+Accept = Callable[[Event], Awaitable[Accepted]]
+"""Returns once the event is durable, raises otherwise; only then acknowledge the vendor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an endpoint can do, as data: the planner and the console read the same."""
+
+    channel: Channel
+    provider: str
+    text_max: int
+    """Longest text in characters that one message may have, segments included."""
+    io_s: float
+    """Upper bound of one send, in seconds; the adapter itself keeps within it."""
+    files_max_bytes: int = 0
+    """Largest total of attached files; 0: no files."""
+    threads: bool = False
+    receipts: bool = False
+    """Delivery receipts come after `sent`."""
+    receipt_due_s: float | None = None
+    """Not delivered after this long: the message goes to the next binding. None: it may stay `sent`."""
+    idempotent: bool = False
+    """A resend with the same message id is shown once: an unknown outcome needs no hold and no flag."""
+    replyable: bool = True
+    """A person can answer over this endpoint; else it carries only notices that name where to answer."""
+    rate_per_s: float = 10.0
+    """What it takes in steady state, messages a second."""
+    price: Decimal = Decimal(0)
+    """Of one message (an SMS segment, a call minute), in the settings' currency."""
+    hold_s: float = 60.0
+    """How long an unknown outcome waits for a receipt before it is sent again, flagged."""
+    listens_in: str = ""
+    """The role whose process runs `listen`: `web` (mail), `dispatch` (a transceiver), or none."""
+    probe_s: float = 10.0
+    """How often an idle endpoint is probed, in seconds."""
+
+
+class Adapter(Protocol):
+    """One endpoint. Holds connections, no conversation state."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this endpoint can do."""
+
+    async def send(self, message: OutboundMessage) -> Receipt:
+        """Say it once: no retry, no counting, no logging of outages. Raises from `channels.errors.SendFailed`."""
+
+    async def receive(self, webhook: Webhook) -> Received:
+        """Verify over the raw bytes, then translate. Raises `WebhookRefused`."""
+
+    def answer(self, received: Received, matter: Matter | None) -> Reply:
+        """The vendor's reply, built once everything in `received` is durable."""
+
+    async def probe(self) -> None:
+        """Return only if a message would be taken now. Raises from `SendFailed`."""
+
+    async def close(self) -> None:
+        """Let go of connections; idempotent."""
+
+
+@runtime_checkable
+class Listening(Protocol):
+    """An endpoint that is spoken to over a connection of its own: IMAP IDLE, LMTP, SMPP."""
+
+    async def listen(self, accept: Accept) -> None:
+        """Run until cancelled, reconnecting with backoff; acknowledge the vendor only after `accept` returned."""
+
+
+class EndpointSettings(BaseModel):
+    """What every `[[endpoints]]` table has; each provider adds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}$")]
+    """`channel/name`; stands in logs, metrics, webhook URLs."""
+    rate_per_s: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """Messages a second the account may send; None: the provider's default."""
+    hold_s: Annotated[float, Field(ge=0, le=3600)] | None = None
+    """Seconds an unknown outcome waits for a receipt; None: the provider's default."""
+    price: Annotated[Decimal, Field(ge=0)] | None = None
+    """Of one message; None: free."""

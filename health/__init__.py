@@ -1,0 +1,1 @@
+"""What is up? Evidence in, statuses out; knows endpoint ids and nothing of channels."""
