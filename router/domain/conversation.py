@@ -10,6 +10,9 @@ from health.report import EndpointId
 SCHEMA_VERSION = 1
 """Written into every record; scripts accept it and the one before."""
 
+NOWHERE = EndpointId("")
+"""No endpoint: an unbound side, a message that never went out."""
+
 TEXT_MAX = 100_000
 """Characters in one message; longer is refused at the border."""
 
@@ -217,6 +220,6 @@ class Message:
     reason: str = ""
     """Why it is parked, failed, or needs a person."""
     parked_until: float = 0.0
-    endpoint: EndpointId = EndpointId("")
+    endpoint: EndpointId = NOWHERE
     """Inbound: where it came in. Outbound: where it went out last."""
     attempts: tuple[Attempt, ...] = field(default=())
