@@ -1,0 +1,149 @@
+"""Rules of text that hold on every channel: cleaning, SMS lengths, shortening, STOP and its kin."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from channels.wire.gsm0338 import Encoding, choose_encoding, count_units, segment_room, segment_text
+
+OptKeyword = Literal["stop", "start", "help"]
+
+_LINE_ENDS = re.compile(r"\r\n?|\u2028|\u2029|\x85")
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
+_NO_LINE = re.compile(r"[\x00\r\n\x0b\x0c\x85\u2028\u2029]")
+_LAST_WORD = re.compile(r"\s+\S*$")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPlan:
+    """What a text costs as SMS."""
+
+    encoding: Encoding
+    count: int
+    """Segments, from 1."""
+    characters: int
+    """Places taken: septets (GSM, extension characters take two) or UTF-16 units (UCS-2)."""
+
+
+def clean_text(text: str) -> str:
+    """`text` without control characters: line ends become `\\n`, a tab a space, the rest goes."""
+    return _UNPRINTABLE.sub("", _LINE_ENDS.sub("\n", text).replace("\t", " "))
+
+
+def one_line(text: str) -> str:
+    """`text` as it is, fit for a header field. Raises ValueError if it has a line end or a NUL."""
+    if _NO_LINE.search(text):
+        raise ValueError("line ends and NUL may not stand in a header field: write it on one line")
+    return text
+
+
+def sms_segments(text: str) -> SegmentPlan:
+    """How `text`, cleaned, goes out as SMS. At most 255 segments; longer raises GsmEncodeError."""
+    cleaned = clean_text(text)
+    plan = segment_text(cleaned, 0)
+    return SegmentPlan(plan.encoding, len(plan.parts), count_units(cleaned, plan.encoding))
+
+
+def shorten(text: str, characters_max: int, ending: str = "...") -> str:
+    """`text` in at most `characters_max` characters, cut between words where one is near, then `ending`.
+
+    Three dots by default: a typographic ellipsis would turn a GSM text into UCS-2, of less than half the length.
+    """
+    if len(text) <= characters_max:
+        return text
+    room = characters_max - len(ending)
+    if room <= 0:
+        return text[:characters_max]
+    kept = text[:room]
+    if not text[room].isspace():
+        at_word = _LAST_WORD.sub("", kept)
+        # A "word" that fills more than a third of the room is a link or a script without spaces: cut inside.
+        kept = at_word if len(at_word) * 3 >= room * 2 else kept
+    return kept.rstrip() + ending
+
+
+def shorten_to_segments(text: str, segments_max: int, ending: str = "...") -> str:
+    """`text`, cleaned, in at most `segments_max` SMS segments (1 to 255), shortened as `shorten` does."""
+    cleaned = clean_text(text)
+    # No text of more characters than this fits even in septets: bounds the search for a text of megabytes.
+    low, high = 0, min(len(cleaned), segments_max * 160)
+    if high == len(cleaned) and _fits(cleaned, segments_max):
+        return cleaned
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _fits(shorten(cleaned, middle, ending), segments_max):
+            low = middle
+        else:
+            high = middle - 1
+    return shorten(cleaned, low, ending)
+
+
+def _fits(text: str, segments_max: int) -> bool:
+    encoding = choose_encoding(text)
+    # Cheap before exact: the exact plan is only made for what may fit.
+    octets = count_units(text, encoding) * (1 if encoding is Encoding.GSM7 else 2)
+    if octets > max(segments_max * segment_room(encoding), 160):
+        return False
+    return len(segment_text(text, 0).parts) <= segments_max
+
+
+# Compared without accents, case, spaces and outer punctuation, and only as the whole message. English as CTIA's
+# messaging principles and the FCC's rule on revocation (47 CFR 64.1200(a)(10)) list it. Left out on purpose: YES, OUI,
+# SÍ, JA (answers to questions; consent must not come back by accident), NO, FIN, ENDE and FERTIG (ordinary words).
+_STOP = frozenset(
+    {
+        
+        "stop",
+        "stopall",
+        "unsubscribe",
+        "cancel",
+        "end",
+        "quit",
+        "optout",
+        "revoke",
+        "arret",
+        "arreter",
+        "desabonner",
+        "desabonnement",
+        "desinscription",
+        "alto",
+        "parar",
+        "baja",
+        "cancelar",
+        "stopp",
+        "abmelden",
+        "abbestellen",
+    ,
+    }
+)
+_START = frozenset(
+    {
+        "start", "unstop", "optin", "subscribe", "reprendre", "reabonner", "alta", "iniciar", "anmelden", "starten",
+    }
+)
+_HELP = frozenset(
+    {
+        "help", "info", "aide", "ayuda", "hilfe",
+    }
+)
+_OUTER = re.compile(r"^[\W_]+|[\W_]+$")
+_INNER = re.compile(r"[\s\-_]+")
+_KEYWORD_MAX = 40
+
+
+def opt_keyword(text: str) -> OptKeyword | None:
+    """Whether the whole message is a STOP, START or HELP word, in English, French, Spanish or German.
+
+    Case, accents, surrounding punctuation and spaces do not matter; `please stop` and `stop the train` are no keywords.
+    """
+    if len(text) > _KEYWORD_MAX:
+        return None
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(character for character in decomposed if not unicodedata.combining(character))
+    word = _INNER.sub("", _OUTER.sub("", plain))
+    if word in _STOP:
+        return "stop"
+    if word in _START:
+        return "start"
+    return "help" if word in _HELP else None
