@@ -92,41 +92,15 @@ def _fits(text: str, segments_max: int) -> bool:
 # messaging principles and the FCC's rule on revocation (47 CFR 64.1200(a)(10)) list it. Left out on purpose: YES, OUI,
 # SÍ, JA (answers to questions; consent must not come back by accident), NO, FIN, ENDE and FERTIG (ordinary words).
 _STOP = frozenset(
-    {
-        
-        "stop",
-        "stopall",
-        "unsubscribe",
-        "cancel",
-        "end",
-        "quit",
-        "optout",
-        "revoke",
-        "arret",
-        "arreter",
-        "desabonner",
-        "desabonnement",
-        "desinscription",
-        "alto",
-        "parar",
-        "baja",
-        "cancelar",
-        "stopp",
-        "abmelden",
-        "abbestellen",
-    ,
-    }
+    ("stop", "stopall", "unsubscribe", "cancel", "end", "quit", "optout", "revoke")
+    + ("arret", "arreter", "desabonner", "desabonnement", "desinscription")
+    + ("alto", "parar", "baja", "cancelar")
+    + ("stopp", "abmelden", "abbestellen")
 )
 _START = frozenset(
-    {
-        "start", "unstop", "optin", "subscribe", "reprendre", "reabonner", "alta", "iniciar", "anmelden", "starten",
-    }
+    ("start", "unstop", "optin", "subscribe", "reprendre", "reabonner", "alta", "iniciar", "anmelden", "starten")
 )
-_HELP = frozenset(
-    {
-        "help", "info", "aide", "ayuda", "hilfe",
-    }
-)
+_HELP = frozenset(("help", "info", "aide", "ayuda", "hilfe"))
 _OUTER = re.compile(r"^[\W_]+|[\W_]+$")
 _INNER = re.compile(r"[\s\-_]+")
 _KEYWORD_MAX = 40
