@@ -1,0 +1,124 @@
+"""What the two halves of web chat share: signed sessions, outbox entries, the door browsers come in by."""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
+
+from channels.messages import Kind, OutboundMessage
+from health.report import EndpointId
+
+OUTBOX_TTL_S = 30 * 86_400.0
+"""How long an outbox, and with it a session nobody came back to, is kept; the store allows no more."""
+BEAT_KEY = "beat"
+BEAT_EVERY_S = 2.0
+BEAT_LOST_AFTER_S = 10.0
+"""No web process wrote its beat for this long: nobody holds the browsers' sockets."""
+SESSION_FORM = re.compile(r"[0-9a-f]{32}")
+_MAC_FORM = re.compile(r"[0-9a-f]{64}")
+
+
+def new_session() -> str:
+    """An unguessable session id: 128 random bits, in hexadecimal, so that it is its own normal form."""
+    return secrets.token_hex(16)
+
+
+def sign_session(secret: str, endpoint: EndpointId, session: str) -> str:
+    """The token that lets a browser come back to `session`: `{session}.{HMAC-SHA256}`.
+
+    The id alone opens nothing: it is an address, and stands in places where tokens must not.
+    """
+    return f"{session}.{_mac(secret, endpoint, session)}"
+
+
+def read_session(secret: str, endpoint: EndpointId, token: str) -> str | None:
+    """The session a token was signed for, or None: not ours, altered, signed for another endpoint."""
+    session, _, mac = token.partition(".")
+    if not SESSION_FORM.fullmatch(session) or not _MAC_FORM.fullmatch(mac):
+        return None
+    return session if hmac.compare_digest(mac, _mac(secret, endpoint, session)) else None
+
+
+def _mac(secret: str, endpoint: EndpointId, session: str) -> str:
+    return hmac.new(secret.encode(), f"webchat:{endpoint}:{session}".encode(), hashlib.sha256).hexdigest()
+
+
+def outbox_key(session: str) -> str:
+    """Where a session's outbox stands in the endpoint's store."""
+    return f"out:{session}"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One message on its way to a browser; its number is its place in the outbox."""
+
+    id: str
+    """The message's own, the same over all attempts: the browser shows an id once."""
+    token: str
+    """Of the attempt; it goes back with the receipt and never to the browser."""
+    kind: str
+    text: str
+    author: str
+    at: float
+    """When it was said, unix seconds."""
+    conversation: str
+    reference: str
+    late: bool = False
+
+    def encode(self) -> str:
+        """As JSON, for the store."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, text: str) -> "OutboxEntry":
+        """From JSON; raises ValueError for anything that is not an entry."""
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError("not an outbox entry") from error
+
+
+def entry_of(message: OutboundMessage, now: float) -> OutboxEntry:
+    """What the browser will be told of `message`; its author is who said it, else the organisation."""
+    said_by = (line.author for line in message.matter.history if line.message_id == message.message_id)
+    return OutboxEntry(
+        id=message.message_id,
+        token=message.token,
+        kind=message.kind.value,
+        text=message.content.text,
+        author=next(said_by, message.matter.organisation) if message.kind is Kind.MESSAGE else "",
+        at=message.created_at or now,
+        conversation=message.conversation_id,
+        reference=message.matter.reference,
+        late=message.late,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the web role must know of a web chat to let browsers in."""
+
+    endpoint: EndpointId
+    title: str
+    """Over the chat window."""
+    allowed_origins: frozenset[str]
+    """Pages elsewhere that may embed the widget; our own origin always may."""
+    secret: str
+    """What sessions are signed with; empty: the router's own secret."""
+    ask_details: bool
+    """Whether the widget offers the form: name, mailbox, mobile number."""
+
+    def __repr__(self) -> str:
+        return f"Door({self.endpoint})"
+
+
+@runtime_checkable
+class HasDoor(Protocol):
+    """An adapter whose other half is the web role."""
+
+    @property
+    def door(self) -> Door:
+        """Its door."""
