@@ -1,0 +1,88 @@
+"""Why an endpoint is taken or rejected: every reason with the sentence people read."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Reason(StrEnum):
+    """Why a choice was made; machine-readable, also a metric label."""
+
+    # Taken.
+    FORCED_TARGET = "forced_target"  # a forced failover sends everybody here
+    CURRENT_LEG = "current_leg"  # the conversation is already here
+    WISH = "wish"  # the person last wrote here
+    SAME_CHANNEL = "same_channel"  # another endpoint or address of the channel they use
+    PREFERRED = "preferred"  # first by the person's own order
+    OTHER_CHANNEL = "other_channel"  # further down the person's order
+    UNVERIFIED = "unverified"  # allowed, but nobody proved that the address is theirs: after all others
+    SUSPECT = "suspect"  # allowed, but suspect or still recovering: after those that are up
+    LAST_WORKING_PATH = "last_working_path"  # a percentage was against it, but it is all they have
+    # Rejected.
+    NO_BINDING = "no_binding"  # the person has no address on this channel
+    BOUND_ELSEWHERE = "bound_elsewhere"  # the address belongs to another endpoint: a chat session
+    NO_CONSENT = "no_consent"  # they said STOP, or never agreed
+    NOT_VERIFIED = "not_verified"  # this content goes to verified addresses only
+    ADDRESS_UNREACHABLE = "address_unreachable"  # the provider said lately that nobody is there
+    EXCLUDED_BY_ATTEMPT = "excluded_by_attempt"  # this very message was already refused there
+    CLASS_FORBIDS = "class_forbids"  # a one-time code off its channel
+    FORCED_DOWN = "forced_down"  # a forced failover leads away from here
+    STATUS_DOWN = "status_down"  # it does not take messages
+    INBOUND_DOWN = "inbound_down"  # it takes messages, but answers would not reach us
+    GATE_CLOSED = "gate_closed"  # nothing may begin there now
+    NOT_REPLYABLE = "not_replyable"  # one-way: nobody could answer
+    TEXT_TOO_LONG = "text_too_long"  # the text does not fit one message there
+    FILES_NOT_CARRIED = "files_not_carried"  # the files are the point, and it cannot carry them
+    RECOVERING_SHARE = "recovering_share"  # it recovers and takes only part of the new conversations
+    NO_ROOM = "no_room"  # its own traffic already fills it
+
+    @property
+    def words(self) -> str:
+        """The sentence that people read."""
+        return WORDS[self]
+
+
+WORDS: Mapping[Reason, str] = MappingProxyType(
+    {
+        Reason.FORCED_TARGET: "A forced failover sends everybody here.",
+        Reason.CURRENT_LEG: "The conversation is already here, and it works.",
+        Reason.WISH: "The person last wrote here.",
+        Reason.SAME_CHANNEL: "It is the channel the person already uses.",
+        Reason.PREFERRED: "It comes first in the person's own order.",
+        Reason.OTHER_CHANNEL: "It works and comes later in the person's own order.",
+        Reason.UNVERIFIED: "Nobody has proved that the address is theirs, so it comes after all others.",
+        Reason.SUSPECT: "It is in doubt or has yet to prove itself, so it comes after those that are up.",
+        Reason.LAST_WORKING_PATH: "Nothing better is left, and nobody loses their last working path.",
+        Reason.NO_BINDING: "The person has no address on this channel.",
+        Reason.BOUND_ELSEWHERE: "The address belongs to another endpoint.",
+        Reason.NO_CONSENT: "The person did not agree to be written to here.",
+        Reason.NOT_VERIFIED: "This kind of content goes to verified addresses only.",
+        Reason.ADDRESS_UNREACHABLE: "The provider said lately that nobody is reachable at this address.",
+        Reason.EXCLUDED_BY_ATTEMPT: "This message was already refused here.",
+        Reason.CLASS_FORBIDS: "This kind of content may not go over this channel.",
+        Reason.FORCED_DOWN: "A forced failover leads away from here.",
+        Reason.STATUS_DOWN: "The endpoint is down: it takes no messages.",
+        Reason.INBOUND_DOWN: "Answers from here would not reach us.",
+        Reason.GATE_CLOSED: "The gate is closed: nothing may begin here now.",
+        Reason.NOT_REPLYABLE: "Nobody can answer over this endpoint.",
+        Reason.TEXT_TOO_LONG: "The text is longer than one message may be here.",
+        Reason.FILES_NOT_CARRIED: "The files cannot go over this endpoint.",
+        Reason.RECOVERING_SHARE: "It is recovering and takes only a share of the new conversations yet.",
+        Reason.NO_ROOM: "Its own traffic leaves no room now.",
+    }
+)
+
+TAKEN = frozenset(
+    {
+        Reason.FORCED_TARGET,
+        Reason.CURRENT_LEG,
+        Reason.WISH,
+        Reason.SAME_CHANNEL,
+        Reason.PREFERRED,
+        Reason.OTHER_CHANNEL,
+        Reason.UNVERIFIED,
+        Reason.SUSPECT,
+        Reason.LAST_WORKING_PATH,
+    }
+)
+"""The reasons of choices that may be used; every other one is a rejection."""
