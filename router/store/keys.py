@@ -1,0 +1,47 @@
+"""Where everything stands in Redis. Keys of one shard share its hash tag; the others stand in a slot of their own."""
+
+from channels.messages import Address
+from health.report import EndpointId
+
+PLAN = "@plan"
+"""The due set of sides that need a route decided."""
+
+
+def shard(number: int) -> str:
+    """The prefix of a shard, given to scripts as KEYS[1]."""
+    return f"tl:{{s{number}}}:"
+
+
+def bell(number: int) -> str:
+    """The publish channel that wakes dispatchers; its messages are endpoint ids."""
+    return f"{shard(number)}bell"
+
+
+def address(of: Address, endpoint: EndpointId | None = None) -> str:
+    """A hash: ids of the customers reachable there, by since when."""
+    return f"tl:{{a:{place(of, endpoint)}}}"
+
+
+def place(of: Address, endpoint: EndpointId | None = None) -> str:
+    """An address as the records write it: channel-wide `sms:+15550100`, endpoint-bound `chat:abc@chat/web`."""
+    return f"{of}@{endpoint}" if endpoint else str(of)
+
+
+def reference(text: str) -> str:
+    """A string: the conversation that owns this reference."""
+    return f"tl:{{r:{text}}}"
+
+
+def vendor_id(endpoint: EndpointId, identity: str) -> str:
+    """A hash: `token` of the attempt a vendor calls so, or the receipt that came first."""
+    return f"tl:{{i:{endpoint}|{identity}}}"
+
+
+def adapter(endpoint: EndpointId, key: str) -> str:
+    """An adapter's own store."""
+    return f"tl:{{e:{endpoint}|{key}}}"
+
+
+AGENTS = "tl:agents"
+FAILOVERS = "tl:failovers"
+SHARDS_OF_CUSTOMERS = "tl:shards"

@@ -1,0 +1,14 @@
+-- cancel: take back a message that nobody has begun to say.
+--
+-- ARGV[2]  JSON: m message, r reason
+-- Answers  'ok', 'begun' (too late) or 'missing'
+
+local A = cjson.decode(ARGV[2])
+local M = redis.call('HMGET', P .. 'm:' .. A.m, 'c', 's', 'st')
+if not M[1] then return 'missing' end
+if M[3] ~= 'queued' and M[3] ~= 'parked' and M[3] ~= 'needs_human' then return 'begun' end
+local S = load_side(M[1], M[2])
+if redis.call('LINDEX', P .. 'q:' .. S.id, 0) == A.m then want_plan(S, '') end
+finish_head(S, A.m, 'cancelled', A.r)
+place(S)
+return 'ok'

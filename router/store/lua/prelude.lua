@@ -1,0 +1,271 @@
+-- Prelude: put before every script.
+--
+-- KEYS[1] is the shard's prefix, `tl:{s0}:`; every other key is derived from it alone, so a script stays in one slot.
+-- ARGV[1] is the time in unix milliseconds, or '' for the server's own clock (a simulation brings its own).
+--
+-- Records (short field names: there are many of them)
+--   v:<conversation>          hash  customer cu, reference rf, subject sj, open op, opened oa, closed ca, locale lo, class cl,
+--                                   priority pr, assignee as, team te, fields fi, files fl, question qu, waiting wa,
+--                                   last inbound li, moved mv, home ho, order sq, rolling transcript hash th
+--   s:<conversation>:<side>   hash  owner o, epoch e, fence f, endpoint ep, address ad, leg since ls, reason lr, lease l,
+--                                   open attempt: token t, message m, number n; notice nd (JSON), hold h, busy b,
+--                                   wants a plan w (why), due set it stands in dp
+--   q:<conversation>:<side>   list  message ids that wait
+--   g:<conversation>          list  the transcript: message ids in order
+--   m:<message>               hash  see accept.lua; attempts are JSON in a1, a2, ...
+--   d:<endpoint>              zset  sides with work there, by when to look next; d:@plan: sides that need a route
+--   at:<endpoint>             zset  open sides whose leg is there, by since when somebody waits (0: nobody)
+--   nd:<endpoint>|<address>   set   sides with a notice due at this place
+--   jr                        stream  the journal
+
+local P = KEYS[1]
+local JOURNAL_MAX = 100000
+local LEGS_MAX = 50
+
+local function now_ms()
+  if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local NOW = now_ms()
+local function int(x) return string.format('%.0f', x) end
+
+-- A fact may be any JSON value; the journal holds ids, never names, addresses or text.
+local function journal(kind, conversation, message, endpoint, facts)
+  redis.call('XADD', P .. 'jr', 'MAXLEN', '~', JOURNAL_MAX, '*', 'k', kind, 'c', conversation, 'm', message,
+    'ep', endpoint, 'at', int(NOW), 'f', facts and cjson.encode(facts) or '{}')
+end
+
+local SIDE = {'o', 'e', 'f', 'ep', 'ad', 'l', 't', 'm', 'n', 'nd', 'h', 'b', 'w', 'dp'}
+
+local function load_side(conversation, side)
+  local raw = redis.call('HMGET', P .. 's:' .. conversation .. ':' .. side, unpack(SIDE))
+  if not raw[2] then return nil end
+  local S = {c = conversation, s = side, id = conversation .. ':' .. side}
+  S.key = P .. 's:' .. S.id
+  S.o = raw[1] or ''
+  S.e = tonumber(raw[2])
+  S.f = tonumber(raw[3]) or 0
+  S.ep = raw[4] or ''
+  S.ad = raw[5] or ''
+  S.l = tonumber(raw[6] or 0)
+  S.t = raw[7] or ''
+  S.m = raw[8] or ''
+  S.n = tonumber(raw[9] or 0)
+  S.nd = raw[10] and raw[10] ~= '' and cjson.decode(raw[10]) or nil
+  S.h = tonumber(raw[11] or 0)
+  S.b = tonumber(raw[12] or 0)
+  S.w = raw[13] or ''
+  S.dp = raw[14] or ''
+  return S
+end
+
+local function split_member(member)
+  return string.sub(member, 1, -3), string.sub(member, -1)
+end
+
+-- Puts the side where its next work is: every path through every script that changes a side ends here.
+local function place(S)
+  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+  local set, score = '', nil
+  if S.l > 0 then
+    set, score = (S.ep ~= '' and S.ep or '@plan'), S.l
+  elseif head or S.nd then
+    if S.w ~= '' or S.ep == '' then
+      set, score = '@plan', math.max(NOW, S.h)
+    else
+      local at = nil
+      if S.nd then at = S.nd.h or 0 end
+      if head then at = at and math.min(at, S.h) or S.h end
+      set, score = S.ep, math.max(NOW, at, S.b)
+    end
+    if head and score > NOW then
+      local expires = tonumber(redis.call('HGET', P .. 'm:' .. head, 'xp') or 0) or 0
+      if expires > 0 and expires < score then score = math.max(NOW, expires) end
+    end
+  end
+  if S.dp ~= set and S.dp ~= '' then redis.call('ZREM', P .. 'd:' .. S.dp, S.id) end
+  if set ~= '' then
+    redis.call('ZADD', P .. 'd:' .. set, score, S.id)
+    if score <= NOW then redis.call('PUBLISH', P .. 'bell', set) end
+  end
+  if S.dp ~= set then
+    S.dp = set
+    redis.call('HSET', S.key, 'dp', set)
+  end
+end
+
+local function read_attempt(message, number)
+  local raw = redis.call('HGET', P .. 'm:' .. message, 'a' .. number)
+  return raw and cjson.decode(raw) or nil
+end
+
+local function write_attempt(message, A)
+  redis.call('HSET', P .. 'm:' .. message, 'a' .. A.n, cjson.encode(A))
+end
+
+local function release(S)
+  S.l, S.t, S.m, S.n = 0, '', '', 0
+  redis.call('HDEL', S.key, 'l', 't', 'm', 'n')
+end
+
+local function set_state(message, state, reason)
+  redis.call('HSET', P .. 'm:' .. message, 'st', state, 'r', reason or '')
+end
+
+local function hold(S, untl)
+  S.h = untl
+  if untl > 0 then redis.call('HSET', S.key, 'h', int(untl)) else redis.call('HDEL', S.key, 'h') end
+end
+
+local function want_plan(S, why)
+  S.w = why
+  if why ~= '' then redis.call('HSET', S.key, 'w', why) else redis.call('HDEL', S.key, 'w') end
+end
+
+local function drop_notice(S)
+  if not S.nd then return end
+  redis.call('SREM', P .. 'nd:' .. S.ep .. '|' .. S.ad, S.id)
+  redis.call('HDEL', S.key, 'nd')
+  S.nd = nil
+end
+
+local function save_notice(S)
+  redis.call('HSET', S.key, 'nd', cjson.encode(S.nd))
+end
+
+-- Everything the notice of `S` speaks for has been told.
+local function notice_told(S)
+  for _, member in ipairs(S.nd.covers or {}) do
+    local c, s = split_member(member)
+    local other = load_side(c, s)
+    if other and other.nd and other.nd.by == S.nd.id then
+      drop_notice(other)
+      place(other)
+    end
+  end
+  drop_notice(S)
+end
+
+-- An attempt that may have been taken: its message waits for evidence, then goes out again, flagged.
+-- An idempotent endpoint (A.i) shows a resend once: it needs neither a hold nor, there, a flag.
+local function become_unknown(S, A, reason)
+  A.o, A.x, A.r = 'unknown', NOW, reason
+  write_attempt(S.m, A)
+  if S.nd and S.nd.id == S.m then
+    -- A notice is never said twice because we are unsure.
+    set_state(S.m, 'unknown', reason)
+    redis.call('HSET', P .. 'm:' .. S.m, 'fl', '1')
+    notice_told(S)
+  else
+    set_state(S.m, 'unknown', reason)
+    if A.i == 1 then
+      redis.call('HSET', P .. 'm:' .. S.m, 'uk', A.ep)
+      hold(S, NOW)
+    else
+      redis.call('HSET', P .. 'm:' .. S.m, 'fl', '1')
+      hold(S, NOW + A.h)
+    end
+  end
+  journal('attempt.ended', S.c, S.m, A.ep, {n = A.n, o = 'unknown', r = reason, e = A.e, f = A.f, s = S.s})
+  release(S)
+end
+
+-- An attempt whose deadline ran out belongs to nobody any more.
+local function run_out(S)
+  if S.t == '' or S.l > NOW then return end
+  local A = read_attempt(S.m, S.n)
+  if A and A.o == '' then become_unknown(S, A, 'deadline_passed') else release(S) end
+end
+
+local function finish_head(S, message, state, reason)
+  set_state(message, state, reason)
+  redis.call('LREM', P .. 'q:' .. S.id, 1, message)
+  redis.call('HDEL', P .. 'm:' .. message, 'na')
+  hold(S, 0)
+  journal('message.changed', S.c, message, S.ep, {st = state, r = reason, s = S.s})
+end
+
+-- The head that may be worked on now; ends those that expired, and those no person looked after in time.
+local function ready_head(S)
+  for _ = 1, 100 do
+    local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+    if not head then return nil end
+    local M = redis.call('HMGET', P .. 'm:' .. head, 'st', 'xp', 'cl', 'k', 'ac', 'fl', 'uk', 'na')
+    local state, expires = M[1], tonumber(M[2] or 0) or 0
+    if not state then
+      redis.call('LPOP', P .. 'q:' .. S.id)
+      journal('repair.made', S.c, head, S.ep, {what = 'queued message without record'})
+    elseif S.l == 0 and expires > 0 and expires <= NOW and state ~= 'unknown' then
+      finish_head(S, head, 'expired', 'expired')
+      if S.w ~= '' then want_plan(S, '') end
+    elseif S.l == 0 and state == 'unknown' and expires > 0 and expires <= NOW and S.h <= NOW then
+      finish_head(S, head, 'failed', 'expired_unknown')
+    elseif state == 'needs_human' and S.h <= NOW then
+      finish_head(S, head, 'failed', 'nobody_looked')
+    else
+      return head, {st = state, xp = expires, cl = M[3] or 'normal', k = M[4] or 'message',
+        ac = tonumber(M[5] or 0) or 0, fl = M[6] == '1', uk = M[7] or '', na = M[8] or ''}
+    end
+  end
+  return nil
+end
+
+-- What must be equal before and after a rebind (transcript, question, fields, files, assignee, clocks, consent).
+local function context_hash(conversation)
+  local C = redis.call('HMGET', P .. 'v:' .. conversation, 'rf', 'th', 'sj', 'qu', 'wa', 'fi', 'fl', 'as', 'te', 'pr',
+    'cl', 'op', 'cu')
+  local text = ''
+  for i = 1, 13 do text = text .. (C[i] or '') .. '\n' end
+  local consent = C[13] and redis.call('HGET', P .. 'cu:' .. C[13], 'cv') or ''
+  return redis.sha1hex(text .. (consent or ''))
+end
+
+local function waiting_score(conversation)
+  return tonumber(redis.call('HGET', P .. 'v:' .. conversation, 'wa') or 0) or 0
+end
+
+-- Begins a leg: raises the epoch, moves the due entry, replaces a notice. Never touches a live lease.
+local function begin_leg(S, endpoint, address, reason, notice)
+  local before = context_hash(S.c)
+  drop_notice(S)
+  redis.call('ZREM', P .. 'at:' .. S.ep, S.id)
+  S.e = S.e + 1
+  S.ep, S.ad = endpoint, address
+  redis.call('HSET', S.key, 'e', S.e, 'ep', endpoint, 'ad', address, 'ls', int(NOW), 'lr', reason)
+  want_plan(S, '')
+  if S.b > 0 then
+    S.b = 0
+    redis.call('HDEL', S.key, 'b')
+  end
+  if endpoint ~= '' then redis.call('ZADD', P .. 'at:' .. endpoint, waiting_score(S.c), S.id) end
+  if notice then
+    S.nd = notice
+    redis.call('SADD', P .. 'nd:' .. endpoint .. '|' .. address, S.id)
+    save_notice(S)
+  end
+  local legs = P .. 'lg:' .. S.id
+  redis.call('RPUSH', legs, cjson.encode({ep = endpoint, ad = address, at = NOW, r = reason, e = S.e, cb = before,
+    ca = context_hash(S.c)}))
+  redis.call('LTRIM', legs, -LEGS_MAX, -1)
+end
+
+-- One side as a planner sees it.
+local function side_facts(S)
+  local C = redis.call('HMGET', P .. 'v:' .. S.c, 'cu', 'cl', 'wa', 'mv', 'li', 'oa', 'pr', 'lo', 'rf', 'op', 'ho', 'hd')
+  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+  local F = {c = S.c, s = S.s, o = S.o, e = S.e, ep = S.ep, ad = S.ad, w = S.w, l = S.l, h = S.h,
+    q = redis.call('LLEN', P .. 'q:' .. S.id), nd = S.nd and 1 or 0, cu = C[1] or '', cl = C[2] or 'normal',
+    wa = tonumber(C[3] or 0) or 0, mv = tonumber(C[4] or 0) or 0, li = tonumber(C[5] or 0) or 0,
+    oa = tonumber(C[6] or 0) or 0, pr = tonumber(C[7] or 5) or 5, lo = C[8] or '', rf = C[9] or '', op = C[10] or '1',
+    ho = C[11] or '', hd = C[12] or '', head = head or ''}
+  if head then
+    local M = redis.call('HMGET', P .. 'm:' .. head, 'cl', 'st', 'xp', 'na', 'b', 'k', 'ca')
+    F.mcl, F.mst, F.mxp, F.mna, F.mk = M[1] or 'normal', M[2] or '', tonumber(M[3] or 0) or 0, M[4] or '', M[6] or ''
+    F.mlen = M[5] and string.len(M[5]) or 0
+    F.mca = tonumber(M[7] or 0) or 0
+    F.mb = F.mlen < 4000 and M[5] or ''
+  end
+  return cjson.encode(F)
+end

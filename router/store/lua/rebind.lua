@@ -1,0 +1,70 @@
+-- rebind: end legs and begin others, or park what has no way now.
+--
+-- ARGV[2]  JSON list, at most 100: c conversation, s side, e expected epoch, and either
+--          ep endpoint, ad address, r reason, nt notice {id, ...} or nil, hd hold after an unknown attempt's end in ms or -1,
+--          auto 0/1 (counts as an automatic move), incident
+--          or park until in ms, r reason
+--          or fail 1, r reason: nothing will ever carry the head; its sender is told
+-- Answers  a list: 'ok', 'epoch' (somebody else was faster), 'missing'
+-- Guarantees  the expected epoch loses against a newer one; a live lease is never broken: its attempt settles or runs out
+--          first, and the message is leased at the new endpoint only then. Ids and context stay (hash before = after).
+
+local function rebind(B)
+  local S = load_side(B.c, B.s)
+  if not S then return 'missing' end
+  if S.e ~= B.e then return 'epoch' end
+  run_out(S)
+  if B.fail == 1 then
+    local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+    if head and S.t == '' then finish_head(S, head, 'failed', B.r) end
+    if S.nd then drop_notice(S) end
+    want_plan(S, redis.call('LLEN', P .. 'q:' .. S.id) > 0 and S.w or '')
+    hold(S, 0)
+    place(S)
+    return 'ok'
+  end
+  if B.park then
+    local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+    if head and S.t == '' then
+      local state = redis.call('HGET', P .. 'm:' .. head, 'st')
+      if state == 'queued' or state == 'parked' then
+        redis.call('HSET', P .. 'm:' .. head, 'st', 'parked', 'r', B.r, 'pu', int(B.park))
+        if state == 'queued' then
+          journal('message.changed', S.c, head, S.ep, {st = 'parked', r = B.r, untl = B.park, s = S.s})
+        end
+      end
+    end
+    want_plan(S, B.r)
+    hold(S, B.park)
+    place(S)
+    return 'ok'
+  end
+  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+  local from = S.ep
+  begin_leg(S, B.ep, B.ad, B.r, B.nt)
+  if B.auto == 1 then redis.call('HSET', P .. 'v:' .. B.c, 'mv', int(NOW)) end
+  if head and S.t == '' then
+    local state = redis.call('HGET', P .. 'm:' .. head, 'st')
+    if state == 'parked' then
+      set_state(head, 'queued', '')
+      hold(S, 0)
+    elseif state == 'queued' then
+      hold(S, 0)
+    elseif state == 'unknown' and B.hd >= 0 then
+      local count = tonumber(redis.call('HGET', P .. 'm:' .. head, 'ac') or 0)
+      local At = count > 0 and read_attempt(head, count)
+      local ended = At and tonumber(At.x or 0) or NOW
+      hold(S, math.min(S.h, math.max(NOW, ended + B.hd)))
+    end
+  end
+  journal('side.rebound', B.c, '', B.ep, {s = B.s, r = B.r, e = S.e, from = from, inc = B.incident})
+  place(S)
+  return 'ok'
+end
+
+local out = {}
+for i, B in ipairs(cjson.decode(ARGV[2])) do
+  if i > 100 then break end
+  out[i] = rebind(B)
+end
+return out

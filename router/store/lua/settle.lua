@@ -1,0 +1,132 @@
+-- settle: record what came of attempts, free their leases, make their sides due for what is next.
+--
+-- ARGV[2]  JSON list, at most 100: c conversation, s side, m message, n attempt number, f fence, o outcome, r reason,
+--          v vendor ids, at retry time in ms, occ occupied until in ms, due receipt due in ms or 0, text what a notice said
+--          outcomes: sent delivered returned unavailable throttled unknown rejected unreachable misconfigured
+-- Answers  a list: 'ok', 'early <state>' (a receipt came before the response: say it again now), 'late' (recorded as
+--          evidence on its attempt only) or 'missing'
+-- Guarantees  a fence that is not the side's changes nothing but its attempt's evidence. A message is removed by id.
+
+local RANK = {sending = 0, queued = 0, unknown = 1, sent = 2, delivered = 3, read = 4}
+
+local function taken(S, O, At)
+  local key = P .. 'm:' .. O.m
+  local state = O.o
+  for n = 1, At.n - 1 do -- an earlier attempt may have got further
+    local earlier = read_attempt(O.m, n)
+    if earlier and (RANK[earlier.o] or 0) > RANK[state] then state = earlier.o end
+  end
+  set_state(O.m, state, '')
+  redis.call('HDEL', key, 'uk', 'na')
+  redis.call('LREM', P .. 'q:' .. S.id, 1, O.m)
+  if S.m == O.m or S.t == '' then hold(S, 0) end
+  if O.text then redis.call('HSET', key, 'b', O.text) end
+  if O.o == 'sent' and O.due > 0 then redis.call('ZADD', P .. 'aw:' .. At.ep, O.due, At.t) end
+  if O.occ > NOW then
+    S.b = O.occ
+    redis.call('HSET', S.key, 'b', int(O.occ))
+  end
+  if S.s == 'c' then redis.call('HSET', P .. 'pair:' .. At.ep .. '|' .. At.ad, S.c, int(NOW)) end
+  if string.sub(At.ep, 1, 6) == 'email/' and O.v and O.v[1] then
+    redis.call('RPUSH', P .. 'mt:' .. S.c, O.v[1])
+    redis.call('LTRIM', P .. 'mt:' .. S.c, -20, -1)
+  end
+  if S.nd and S.nd.id == O.m then
+    for _, member in ipairs(S.nd.covers or {}) do
+      local c = split_member(member)
+      redis.call('HSET', P .. 'pair:' .. At.ep .. '|' .. At.ad, c, int(NOW))
+    end
+    notice_told(S)
+  end
+end
+
+local function not_taken(S, O, At)
+  local key = P .. 'm:' .. O.m
+  local is_notice = S.nd and S.nd.id == O.m
+  local unsure = false
+  for n = 1, At.n - 1 do
+    local earlier = read_attempt(O.m, n)
+    if earlier and earlier.o == 'unknown' then unsure = true end
+  end
+  set_state(O.m, unsure and 'unknown' or 'queued', O.r)
+  if O.o == 'returned' then
+    redis.call('HDEL', key, 'a' .. At.n)
+    redis.call('HINCRBY', key, 'ac', -1)
+    return
+  end
+  local later = 0
+  if O.o == 'throttled' then
+    later = O.at
+    local expires = tonumber(redis.call('HGET', key, 'xp') or 0) or 0
+    if expires > 0 and later > expires then want_plan(S, 'throttled') end
+  elseif O.o == 'unavailable' then
+    -- Due again at once; from the second try on with a pause that doubles, up to 30 s.
+    if At.n > 1 then later = NOW + math.min(30000, 125 * 2 ^ math.min(At.n, 8)) end
+  else
+    local na = redis.call('HGET', key, 'na')
+    local list = na and cjson.decode(na) or {}
+    if #list < 20 then list[#list + 1] = {ep = At.ep, ad = At.ad, o = O.o, r = O.r} end
+    redis.call('HSET', key, 'na', cjson.encode(list))
+    want_plan(S, O.o)
+  end
+  if is_notice then
+    S.nd.h = later
+    save_notice(S)
+  else
+    hold(S, later)
+  end
+end
+
+local function settle(O)
+  local S = load_side(O.c, O.s)
+  local At = S and read_attempt(O.m, O.n)
+  if not At then return 'missing' end
+  local current = S.f == O.f and At.f == O.f
+  local open = current and S.t == At.t
+  if not open then
+    if At.o == 'unknown' or At.o == '' then
+      At.late, At.lr = O.o, O.r
+      if O.v then At.v = O.v end
+      -- Nobody has begun another attempt: a certain answer still counts.
+      if current and (O.o == 'sent' or O.o == 'delivered')
+          and redis.call('HGET', P .. 'm:' .. O.m, 'st') == 'unknown' then
+        At.o, At.x = O.o, NOW
+        write_attempt(O.m, At)
+        taken(S, O, At)
+        journal('attempt.ended', O.c, O.m, At.ep, {n = At.n, o = O.o, r = 'late', e = At.e, f = At.f, s = S.s})
+        place(S)
+        return 'late'
+      end
+      write_attempt(O.m, At)
+    end
+    return 'late'
+  end
+  if O.o == 'unknown' then
+    become_unknown(S, At, O.r)
+    if O.v then
+      At.v = O.v
+      write_attempt(O.m, At)
+    end
+    place(S)
+    return 'ok'
+  end
+  At.o, At.x, At.r = O.o, NOW, O.r
+  if O.v then At.v = O.v end
+  write_attempt(O.m, At)
+  local early = At.early
+  if O.o == 'sent' or O.o == 'delivered' then taken(S, O, At) else not_taken(S, O, At) end
+  release(S)
+  if O.o ~= 'returned' then
+    journal('attempt.ended', O.c, O.m, At.ep, {n = At.n, o = O.o, r = O.r, e = At.e, f = At.f, s = S.s,
+      ms = NOW - At.b})
+  end
+  place(S)
+  return early and ('early ' .. early) or 'ok'
+end
+
+local out = {}
+for i, O in ipairs(cjson.decode(ARGV[2])) do
+  if i > 100 then break end
+  out[i] = settle(O)
+end
+return out
