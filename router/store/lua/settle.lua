@@ -18,8 +18,7 @@ local function taken(S, O, At)
   end
   set_state(O.m, state, '')
   redis.call('HDEL', key, 'uk', 'na')
-  redis.call('LREM', P .. 'q:' .. S.id, 1, O.m)
-  if S.m == O.m or S.t == '' then hold(S, 0) end
+  if redis.call('LREM', P .. 'q:' .. S.id, 1, O.m) == 1 then hold(S, 0) end
   if O.text then redis.call('HSET', key, 'b', O.text) end
   if O.o == 'sent' and O.due > 0 then redis.call('ZADD', P .. 'aw:' .. At.ep, O.due, At.t) end
   if O.occ > NOW then

@@ -1,0 +1,557 @@
+"""The truth, typed: conversations, sides and messages behind the scripts."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from channels.messages import Content, Kind
+from health.report import EndpointId
+from router.domain.conversation import Conversation, Message, MessageClass, Side, SideName
+from router.domain.ids import shard_of
+from router.store import codec, keys
+from router.store.codec import Leased, Notice, SideFacts
+from router.store.redis import Pipelined
+
+BATCH_MAX = 100
+"""Sides one script call may touch."""
+QUEUE_MAX = 1000
+"""Messages that may wait on one side; more are refused."""
+NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
+NEEDS_HUMAN_MS = 10 * 60 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NewLeg:
+    """Where a side of a new conversation begins."""
+
+    owner: str
+    endpoint: EndpointId
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewConversation:
+    """A conversation that `accept` creates if it is not there yet."""
+
+    customer_id: str
+    reference: str
+    subject: str
+    locale: str
+    message_class: MessageClass
+    priority: int
+    team: str
+    customer: NewLeg
+    agent: NewLeg
+    assignee: str = ""
+    hidden: bool = False
+    """Holds messages we cannot match yet, and prompts; never listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to accept; `side` is the one that is to hear it."""
+
+    id: str
+    side: SideName
+    kind: Kind
+    author: str
+    author_name: str
+    content: Content
+    message_class: MessageClass
+    expires_at: float
+    endpoint: EndpointId
+    """Inbound: where it came in. Outbound: empty."""
+    late: bool = False
+    unverified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptAnswer:
+    """What `accept` did: `new`, `duplicate`, `other`, `closed`, `missing`, `full`."""
+
+    verdict: str
+    message_id: str
+    sequence: int
+    endpoint: EndpointId
+    conversation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of one attempt."""
+
+    conversation_id: str
+    side: SideName
+    message_id: str
+    number: int
+    fence: int
+    outcome: str
+    reason: str = ""
+    vendor_ids: tuple[str, ...] = ()
+    retry_at: float = 0.0
+    occupied_until: float = 0.0
+    receipt_due_at: float = 0.0
+    said: Content | None = None
+    """What a notice said, rendered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebind:
+    """Begin a leg elsewhere, if the side's epoch is still `epoch`."""
+
+    conversation_id: str
+    side: SideName
+    epoch: int
+    endpoint: EndpointId
+    place: str
+    reason: str
+    notice: Notice | None = None
+    hold_s: float = -1.0
+    """A hold after an unknown attempt's end is shortened to this; below 0: it stays."""
+    automatic: bool = True
+    incident: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Nothing can carry the side now: look again at `until`."""
+
+    conversation_id: str
+    side: SideName
+    epoch: int
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Nothing will ever carry the message at the head."""
+
+    conversation_id: str
+    side: SideName
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """How an endpoint's attempts are leased."""
+
+    lease_s: float
+    hold_s: Mapping[str, float]
+    """By message class; `normal` must be there."""
+    idempotent: bool
+    attempts_max: int
+    retry_floor_per_s: float = 2.0
+
+
+class Store:
+    """One deployment's records. `now_ms` is None in production: scripts then ask the server for the time."""
+
+    def __init__(self, redis: Pipelined, *, shards: int = 1, now_ms: Callable[[], int] | None = None) -> None:
+        self.redis = redis
+        self.shards = shards
+        self._now_ms = now_ms
+
+    # -- the protocol ---------------------------------------------------------------------------------------------
+
+    async def accept(
+        self,
+        conversation_id: str,
+        message: NewMessage,
+        *,
+        natural_key: str = "",
+        said_hash: str = "",
+        create: NewConversation | None = None,
+        reopen: bool = False,
+        pin: tuple[EndpointId, str] | None = None,
+        mail_id: str = "",
+        front: bool = False,
+    ) -> AcceptAnswer:
+        """Take a message once. Durable when it returns.
+
+        Raises:
+            StoreUnavailable: Redis did not answer; the message may have been taken: ask again with the same key.
+        """
+        argument: dict[str, Any] = {
+            "c": conversation_id,
+            "m": {
+                "id": message.id,
+                "s": message.side,
+                "k": message.kind,
+                "au": message.author,
+                "an": message.author_name,
+                "b": codec.dump_content(message.content),
+                "cl": message.message_class,
+                "xp": int(message.expires_at * 1000),
+                "ep": message.endpoint,
+                "lt": int(message.late),
+                "uv": int(message.unverified),
+            },
+            "nh": said_hash,
+            "queue_max": QUEUE_MAX,
+            "reopen": int(reopen),
+            "front": int(front),
+        }
+        if natural_key:
+            argument["nk"] = natural_key
+        if pin is not None:
+            argument["pin"] = {"ep": pin[0], "ad": pin[1]}
+        if mail_id:
+            argument["mt"] = mail_id
+        if create is not None:
+            argument["create"] = _dump_create(create)
+        answer = await self._run("accept", shard_of(conversation_id), argument)
+        return AcceptAnswer(answer[0], answer[1], int(answer[2]), EndpointId(answer[3]), answer[4])
+
+    async def lease(
+        self, endpoint: EndpointId, worker: str, count: int, terms: LeaseTerms, *, shard: int = 0, request: str = ""
+    ) -> list[Leased]:
+        """Up to `count` messages to say at `endpoint` now, their attempts written."""
+        rows = await self._run(
+            "lease",
+            shard,
+            {
+                "ep": endpoint,
+                "w": worker,
+                "req": request or secrets.token_hex(8),
+                "n": min(count, BATCH_MAX),
+                "lease": int(terms.lease_s * 1000),
+                "holds": {name: int(value * 1000) for name, value in terms.hold_s.items()},
+                "idem": int(terms.idempotent),
+                "attempts_max": terms.attempts_max,
+                "human_ms": NEEDS_HUMAN_MS,
+                "retry_floor": terms.retry_floor_per_s,
+            },
+        )
+        return [codec.load_leased(row) for row in rows]
+
+    async def settle(self, shard: int, settlements: Sequence[Settlement]) -> list[str]:
+        """Record what came of attempts of one shard; `ok`, `early <state>`, `late` or `missing` for each."""
+        answers: list[str] = []
+        for start in range(0, len(settlements), BATCH_MAX):
+            batch = [_dump_settlement(s) for s in settlements[start : start + BATCH_MAX]]
+            answers += await self._run("settle", shard, batch)
+        return answers
+
+    async def rebind(self, shard: int, changes: Sequence[Rebind | Park | Fail]) -> list[str]:
+        """Move, park or fail sides of one shard; `ok`, `epoch` or `missing` for each."""
+        answers: list[str] = []
+        for start in range(0, len(changes), BATCH_MAX):
+            batch = [_dump_change(change) for change in changes[start : start + BATCH_MAX]]
+            answers += await self._run("rebind", shard, batch)
+        return answers
+
+    async def receipt(
+        self,
+        token: str,
+        state: str,
+        *,
+        reason: str = "",
+        permanent: bool = False,
+        final: bool = True,
+        resend: bool = True,
+    ) -> tuple[str, str, str]:
+        """Record a later word about an attempt: (`ok` | `old` | `missing`, conversation id, message state).
+
+        Raises:
+            ValueError: the token is not one of ours.
+        """
+        message_id, number = read_token(token)
+        answer = await self._run(
+            "receipt",
+            shard_of(message_id),
+            {
+                "m": message_id,
+                "n": number,
+                "st": state,
+                "r": reason[:200],
+                "perm": int(permanent),
+                "final": int(final),
+                "resend": int(resend),
+            },
+        )
+        return answer[0], answer[1], answer[2]
+
+    async def plan(self, shard: int, count: int) -> list[SideFacts]:
+        """Sides that need a route decided, claimed for five seconds."""
+        rows = await self._run("plan", shard, {"n": min(count, BATCH_MAX)})
+        return [codec.load_facts(row) for row in rows]
+
+    async def affected(self, shard: int, members: Sequence[str]) -> list[SideFacts]:
+        """Facts about sides of one shard, `conversation:side` each; what is gone is left out."""
+        facts: list[SideFacts] = []
+        for start in range(0, len(members), BATCH_MAX):
+            rows = await self._run("affected", shard, {"ids": list(members[start : start + BATCH_MAX])})
+            facts += [codec.load_facts(row) for row in rows if row]
+        return facts
+
+    async def wake_parked(self, shard: int) -> int:
+        """Look again now at everything that waits for a route; how many sides that were."""
+        total, after = 0, 0
+        for _ in range(1000):
+            count, highest = await self._run("wake", shard, {"n": BATCH_MAX, "after": after})
+            total += int(count)
+            if int(count) < BATCH_MAX:
+                break
+            after = int(highest)
+        return total
+
+    async def recall(self, shard: int, endpoint: EndpointId, since: float) -> int:
+        """Return to `unknown` what `endpoint` took after `since` and has no receipt for; how many messages."""
+        total = 0
+        for _ in range(1000):
+            count = await self._run(
+                "recall", shard, {"ep": endpoint, "since": int(since * 1000), "n": BATCH_MAX, "resend": 1}
+            )
+            total += int(count)
+            if await self.redis.call("ZCARD", f"{keys.shard(shard)}aw:{endpoint}") == 0:
+                break
+        return total
+
+    async def close(self, conversation_id: str) -> str:
+        """End a conversation: `ok`, `already` or `missing`."""
+        return str(
+            await self._run("close", shard_of(conversation_id), {"c": conversation_id, "keep": NATURAL_KEY_KEPT_MS})
+        )
+
+    async def cancel(self, message_id: str, reason: str) -> str:
+        """Take back a message nobody has begun to say: `ok`, `begun` or `missing`."""
+        return str(await self._run("cancel", shard_of(message_id), {"m": message_id, "r": reason}))
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def conversation(self, conversation_id: str) -> Conversation | None:
+        """One conversation, or None."""
+        row = await self._hash(f"{self._prefix(conversation_id)}v:{conversation_id}")
+        return codec.load_conversation(conversation_id, row) if row else None
+
+    async def is_hidden(self, conversation_id: str) -> bool:
+        """Whether it only holds what cannot be matched yet."""
+        key = f"{self._prefix(conversation_id)}v:{conversation_id}"
+        return bool(await self.redis.call("HGET", key, "hd") == "1")
+
+    async def side(self, conversation_id: str, name: SideName) -> Side | None:
+        """One side with its queue, or None."""
+        prefix = self._prefix(conversation_id)
+        row = await self._hash(f"{prefix}s:{conversation_id}:{name}")
+        if not row:
+            return None
+        queue = await self.redis.call("LRANGE", f"{prefix}q:{conversation_id}:{name}", 0, QUEUE_MAX)
+        due = 0.0
+        if row.get("dp"):
+            due = await self.redis.call("ZSCORE", f"{prefix}d:{row['dp']}", f"{conversation_id}:{name}") or 0.0
+        return codec.load_side(conversation_id, name, row, queue, float(due))
+
+    async def message(self, message_id: str) -> Message | None:
+        """One message with its attempts, or None."""
+        row = await self._hash(f"{self._prefix(message_id)}m:{message_id}")
+        return codec.load_message(message_id, row) if row else None
+
+    async def transcript_ids(self, conversation_id: str, start: int, stop: int) -> list[str]:
+        """Message ids in order, from position `start` to `stop` (both counted from 0, negative from the end)."""
+        key = f"{self._prefix(conversation_id)}g:{conversation_id}"
+        return list(await self.redis.call("LRANGE", key, start, stop))
+
+    async def messages(self, message_ids: Sequence[str]) -> list[Message]:
+        """These messages, in this order; what is gone is left out."""
+        found = await asyncio.gather(*(self.message(identity) for identity in message_ids))
+        return [message for message in found if message is not None]
+
+    async def legs(self, conversation_id: str, side: SideName) -> list[dict[str, Any]]:
+        """The side's last 50 rebinds, oldest first: ep, ad, at (ms), r, e, context hash before (cb) and after (ca)."""
+        key = f"{self._prefix(conversation_id)}lg:{conversation_id}:{side}"
+        return [json.loads(row) for row in await self.redis.call("LRANGE", key, 0, -1)]
+
+    async def mail_thread(self, conversation_id: str) -> tuple[str, ...]:
+        """The last 20 Message-IDs of the mail thread, oldest first."""
+        key = f"{self._prefix(conversation_id)}mt:{conversation_id}"
+        return tuple(await self.redis.call("LRANGE", key, 0, -1))
+
+    async def listed(self, shard: int, index: str, *, offset: int, limit: int) -> list[str]:
+        """Conversation ids from an index (`open` by age, `wait` longest first, `closed`), a page of them."""
+        return list(await self.redis.call("ZRANGE", f"{keys.shard(shard)}{index}", offset, offset + limit - 1))
+
+    async def open_of_customer(self, customer_id: str) -> list[str]:
+        """Ids of a customer's open conversations."""
+        return sorted(await self.redis.call("SMEMBERS", f"{self._prefix(customer_id)}op:{customer_id}"))
+
+    async def sides_at(
+        self, shard: int, endpoint: EndpointId, *, waiting_only: bool = False, offset: int = 0, limit: int = 1000
+    ) -> list[str]:
+        """`conversation:side` whose leg is at `endpoint`, longest waiting first where somebody waits."""
+        low = "(0" if waiting_only else "-inf"
+        key = f"{keys.shard(shard)}at:{endpoint}"
+        return list(await self.redis.call("ZRANGEBYSCORE", key, low, "+inf", "LIMIT", offset, limit))
+
+    async def due_at(self, shard: int, endpoint: str, *, offset: int = 0, limit: int = 1000) -> list[str]:
+        """`conversation:side` with work at `endpoint` (or `@plan`), soonest first, whenever it is due."""
+        key = f"{keys.shard(shard)}d:{endpoint}"
+        return list(await self.redis.call("ZRANGE", key, offset, offset + limit - 1))
+
+    async def due_count(self, endpoint: str) -> int:
+        """Sides with work at `endpoint`, over all shards."""
+        return sum([int(await self.redis.call("ZCARD", f"{keys.shard(n)}d:{endpoint}")) for n in range(self.shards)])
+
+    async def receipts_overdue(self, shard: int, endpoint: EndpointId, now: float, limit: int) -> list[str]:
+        """Tokens of attempts whose receipt should have come by `now`."""
+        key = f"{keys.shard(shard)}aw:{endpoint}"
+        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(now * 1000), "LIMIT", 0, limit))
+
+    async def natural_key(self, shard: int, key: str) -> tuple[str, str] | None:
+        """(message id, conversation id) accepted under a natural key, or None."""
+        known = await self.redis.call("GET", f"{keys.shard(shard)}nk:{key}")
+        if not known:
+            return None
+        message_id = known.partition(" ")[0]
+        row = await self._hash(f"{keys.shard(shard)}m:{message_id}")
+        return (message_id, row["c"]) if row else None
+
+    async def spoke_over(self, shard: int, endpoint: EndpointId, place: str) -> dict[str, float]:
+        """Conversations that spoke over this exact address pair, by when last (unix seconds)."""
+        row = await self._hash(f"{keys.shard(shard)}pair:{endpoint}|{place}")
+        return {conversation: codec.seconds(at) for conversation, at in row.items()}
+
+    async def update(self, conversation_id: str, changes: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+        """Set fields of a conversation's record (their short names), with a journal entry that holds no content."""
+        key = f"{self._prefix(conversation_id)}v:{conversation_id}"
+        flat = [part for pair in changes.items() for part in pair]
+        if flat:
+            await self.redis.call("HSET", key, *flat)
+        await self.note(shard_of(conversation_id), "conversation.changed", facts, conversation_id=conversation_id)
+
+    # -- the journal ----------------------------------------------------------------------------------------------
+
+    async def note(
+        self,
+        shard: int,
+        kind: str,
+        facts: Mapping[str, Any],
+        *,
+        conversation_id: str = "",
+        message_id: str = "",
+        endpoint: str = "",
+    ) -> None:
+        """Write a decision or a change into the journal."""
+        now = self._now_ms() if self._now_ms else await self.server_ms()
+        text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+        await self.redis.call(
+            "XADD", f"{keys.shard(shard)}jr", "MAXLEN", "~", 100_000, "*",
+            "k", kind, "c", conversation_id, "m", message_id, "ep", endpoint, "at", now, "f", text,
+        )  # fmt: skip
+
+    async def journal_after(self, shard: int, after: str, limit: int) -> list[tuple[str, dict[str, str]]]:
+        """Journal entries after a stream id (`0`: from the start), oldest first."""
+        rows = await self.redis.call("XRANGE", f"{keys.shard(shard)}jr", f"({after}", "+", "COUNT", limit)
+        return [(row[0], _pairs(row[1])) for row in rows]
+
+    async def journal_last(self, shard: int, limit: int) -> list[tuple[str, dict[str, str]]]:
+        """The newest journal entries, newest first."""
+        rows = await self.redis.call("XREVRANGE", f"{keys.shard(shard)}jr", "+", "-", "COUNT", limit)
+        return [(row[0], _pairs(row[1])) for row in rows]
+
+    async def server_ms(self) -> int:
+        """The server's clock in unix milliseconds."""
+        answer = await self.redis.call("TIME")
+        if isinstance(answer, (list, tuple)):
+            return int(answer[0]) * 1000 + int(answer[1]) // 1000
+        raise TypeError(f"TIME answered {answer!r}")
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    async def _run(self, script: str, shard: int, argument: Any) -> Any:
+        now = self._now_ms() if self._now_ms else None
+        text = json.dumps(argument, ensure_ascii=False, separators=(",", ":"))
+        return await self.redis.run(script, keys.shard(shard), now, text)
+
+    async def _hash(self, key: str) -> dict[str, str]:
+        return _pairs(await self.redis.call("HGETALL", key))
+
+    def _prefix(self, identity: str) -> str:
+        return keys.shard(shard_of(identity))
+
+
+def read_token(token: str) -> tuple[str, int]:
+    """The message id and the attempt's number that a token names.
+
+    Raises:
+        ValueError: it is not a token of ours.
+    """
+    head, dot, number = token.partition(".")
+    if not dot or not head.startswith("t") or not number.isdecimal() or len(token) > 60:
+        raise ValueError(f"not an attempt's token: {token[:60]!r}")
+    message_id = "m" + head[1:]
+    shard_of(message_id)
+    return message_id, int(number)
+
+
+def _pairs(answer: Any) -> dict[str, str]:
+    if isinstance(answer, dict):
+        return answer
+    return dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def _dump_create(create: NewConversation) -> dict[str, Any]:
+    return {
+        "cu": create.customer_id,
+        "rf": create.reference,
+        "sj": create.subject,
+        "lo": create.locale,
+        "cl": create.message_class,
+        "pr": create.priority,
+        "te": create.team,
+        "as": create.assignee,
+        "ho": create.customer.endpoint,
+        "hd": "1" if create.hidden else "0",
+        "c": {"o": create.customer.owner, "ep": create.customer.endpoint, "ad": create.customer.place},
+        "a": {"o": create.agent.owner, "ep": create.agent.endpoint, "ad": create.agent.place},
+    }
+
+
+def _dump_settlement(settlement: Settlement) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "c": settlement.conversation_id,
+        "s": settlement.side,
+        "m": settlement.message_id,
+        "n": settlement.number,
+        "f": settlement.fence,
+        "o": settlement.outcome,
+        "r": settlement.reason[:200],
+        "at": int(settlement.retry_at * 1000),
+        "occ": int(settlement.occupied_until * 1000),
+        "due": int(settlement.receipt_due_at * 1000),
+    }
+    if settlement.vendor_ids:
+        row["v"] = list(settlement.vendor_ids)
+    if settlement.said is not None:
+        row["text"] = codec.dump_content(settlement.said)
+    return row
+
+
+def _dump_change(change: Rebind | Park | Fail) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "c": change.conversation_id,
+        "s": change.side,
+        "e": change.epoch,
+        "r": change.reason,
+    }
+    match change:
+        case Park():
+            row["park"] = int(change.until * 1000)
+        case Fail():
+            row["fail"] = 1
+        case Rebind():
+            row |= {"ep": change.endpoint, "ad": change.place, "hd": int(change.hold_s * 1000)}
+            row |= {"auto": int(change.automatic), "incident": change.incident}
+            if change.notice is not None:
+                notice = change.notice
+                row["nt"] = {
+                    "id": notice.id,
+                    "reason": notice.reason,
+                    "left": notice.left,
+                    "at": int(notice.at * 1000),
+                }
+    return row

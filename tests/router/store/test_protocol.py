@@ -1,0 +1,319 @@
+"""The protocol: what must hold of accept, lease, settle and rebind, whatever happens in between."""
+
+from channels.messages import Kind
+from health.report import EndpointId
+from router.domain.conversation import SideName
+from router.store.store import Park
+
+MAIL = EndpointId("email/support")
+SMS = EndpointId("sms/acme")
+CONSOLE = EndpointId("chat/console")
+
+
+async def test_a_message_goes_out_once_and_in_order(desk):
+    await desk.open()
+    first, second = await desk.say("one"), await desk.say("two")
+    leased = await desk.lease()
+    assert [one.message_id for one in leased] == [first], "the second waits for the first"
+    assert await desk.lease() == []
+    assert await desk.settle(leased[0], "sent", vendor_ids=("<1@x>",)) == "ok"
+    leased = await desk.lease()
+    assert [one.message_id for one in leased] == [second]
+    await desk.settle(leased[0], "sent")
+    assert await desk.lease() == []
+    assert await desk.state(first) == "sent"
+    assert await desk.store.mail_thread(desk.conversation) == ("<1@x>",)
+
+
+async def test_what_the_customer_says_is_queued_on_the_agents_side(desk):
+    await desk.open()
+    leased = await desk.lease(CONSOLE)
+    assert leased[0].content.text == "Where is my order?"
+    assert leased[0].side is SideName.AGENT
+
+
+async def test_the_same_natural_key_adds_one_message_and_other_words_under_it_are_told_apart(desk):
+    await desk.open()
+    first = await desk.hear("hello", key="sms/acme:1")
+    again = await desk.hear("hello", key="sms/acme:1")
+    other = await desk.hear("bye", key="sms/acme:1")
+    assert (first.verdict, again.verdict, other.verdict) == ("new", "duplicate", "other")
+    assert again.message_id == first.message_id and again.sequence == first.sequence
+
+
+async def test_an_attempt_whose_deadline_ran_out_is_unknown_and_flagged_before_it_goes_out_again(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (lost,) = await desk.lease()
+    desk.advance(8.1)
+    assert await desk.lease() == [], "it waits for evidence first"
+    assert await desk.state(message) == "unknown"
+    assert (await desk.store.message(message)).possible_duplicate
+    desk.advance(60)
+    (again,) = await desk.lease()
+    assert again.message_id == message and again.possible_duplicate and again.fence > lost.fence
+
+
+async def test_a_late_settle_with_the_current_fence_turns_unknown_into_sent(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (slow,) = await desk.lease()
+    desk.advance(9)
+    await desk.lease()
+    assert await desk.settle(slow, "sent") == "late"
+    assert await desk.state(message) == "sent"
+    assert await desk.lease() == []
+
+
+async def test_a_stale_fence_changes_nothing_but_its_attempts_evidence(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (old,) = await desk.lease(worker="w1")
+    desk.advance(9)
+    await desk.lease(worker="w2")
+    desk.advance(61)
+    (new,) = await desk.lease(worker="w2")
+    before = await desk.store.side(desk.conversation, SideName.CUSTOMER)
+    assert await desk.settle(old, "sent") == "late"
+    assert await desk.store.side(desk.conversation, SideName.CUSTOMER) == before
+    assert await desk.state(message) == "sending"
+    assert await desk.settle(new, "sent") == "ok"
+
+
+async def test_a_rebind_waits_for_the_open_attempt_and_the_same_message_goes_out_elsewhere(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (open_attempt,) = await desk.lease()
+    assert await desk.move(hold_s=5) == "ok"
+    assert await desk.lease(SMS) == [], "the attempt is still open"
+    assert await desk.settle(open_attempt, "unavailable", reason="refused") == "ok"
+    (notice,) = await desk.lease(SMS)
+    assert notice.kind is Kind.NOTICE and notice.notice.left == MAIL
+    await desk.settle(notice, "sent")
+    (again,) = await desk.lease(SMS)
+    assert again.message_id == message and not again.possible_duplicate
+    await desk.settle(again, "sent")
+    assert await desk.lease(SMS) == [] and await desk.lease() == []
+
+
+async def test_the_notice_goes_past_an_unknown_message_and_the_hold_is_cut_when_the_endpoint_is_down(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (attempt,) = await desk.lease()
+    await desk.settle(attempt, "unknown", reason="read_timeout")
+    await desk.move(hold_s=5)
+    (notice,) = await desk.lease(SMS)
+    assert notice.kind is Kind.NOTICE
+    await desk.settle(notice, "sent")
+    assert await desk.lease(SMS) == []
+    desk.advance(5.1)
+    (again,) = await desk.lease(SMS)
+    assert again.message_id == message and again.possible_duplicate
+
+
+async def test_the_older_epoch_loses(desk):
+    await desk.open()
+    assert await desk.move(epoch=1) == "ok"
+    assert await desk.move(epoch=1) == "epoch"
+
+
+async def test_a_second_rebind_replaces_the_notice_so_a_flap_tells_once(desk):
+    await desk.open()
+    await desk.say("one")
+    await desk.move()
+    await desk.move(MAIL, "email:ann@example.org", left=SMS)
+    assert await desk.lease(SMS) == []
+    (notice,) = await desk.lease()
+    assert notice.kind is Kind.NOTICE
+    await desk.settle(notice, "sent")
+    (message,) = await desk.lease()
+    assert message.kind is Kind.MESSAGE
+
+
+async def test_nothing_begins_while_the_gate_is_closed_and_expired_attempts_are_still_marked(desk):
+    await desk.open()
+    message = await desk.say("one")
+    await desk.lease()
+    await desk.store.redis.call("HSET", "tl:{s0}:gate", MAIL, f"closed|{desk.clock[0] + 60_000}")
+    desk.advance(9)
+    assert await desk.lease() == []
+    assert await desk.state(message) == "unknown"
+    desk.advance(62)
+    leased = await desk.lease()
+    assert len(leased) == 1, "a gate nobody renews lets one message at a time try"
+    await desk.hear("x", conversation=desk.fresh("v"), create=True)
+    assert await desk.lease(worker="w2") == []
+
+
+async def test_an_expired_message_is_never_begun(desk):
+    await desk.open()
+    message = await desk.say("code", expires_in=10)
+    follow = await desk.say("still there?")
+    desk.advance(10)
+    (leased,) = await desk.lease()
+    assert leased.message_id == follow
+    assert await desk.state(message) == "expired"
+
+
+async def test_a_customer_who_writes_elsewhere_is_there_now(desk):
+    await desk.open()
+    await desk.say("one")
+    await desk.hear("I am on my phone now", pin=(SMS, "sms:+15550100"))
+    assert await desk.lease() == []
+    (leased,) = await desk.lease(SMS)
+    assert leased.content.text == "one"
+    assert leased.kind is Kind.MESSAGE, "they know where they are: no notice"
+
+
+async def test_a_rejected_message_asks_for_a_plan_and_says_where_it_was_refused(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "rejected", reason="too_large")
+    assert await desk.lease() == []
+    (facts,) = await desk.store.plan(0, 10)
+    assert facts.why == "rejected" and facts.head == message
+    assert facts.not_here == ((MAIL, "email:ann@example.org", "rejected", "too_large"),)
+    assert await desk.store.plan(0, 10) == [], "claimed"
+    await desk.store.rebind(0, [Park(desk.conversation, SideName.CUSTOMER, facts.epoch, desk.now + 30, "no_route")])
+    assert await desk.state(message) == "parked"
+    desk.advance(31)
+    (facts,) = await desk.store.plan(0, 10)
+    await desk.move()
+    (notice,) = await desk.lease(SMS)
+    await desk.settle(notice, "sent")
+    (again,) = await desk.lease(SMS)
+    assert again.message_id == message
+
+
+async def test_what_is_given_back_unsent_counts_as_no_attempt(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "returned")
+    assert (await desk.store.message(message)).attempts == ()
+    (again,) = await desk.lease()
+    assert again.number == 1 and again.fence == leased.fence + 1
+
+
+async def test_receipts_only_move_up(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "sent")
+    assert (await desk.store.receipt(leased.token, "read"))[0] == "ok"
+    assert (await desk.store.receipt(leased.token, "delivered"))[0] == "old"
+    assert await desk.state(message) == "read"
+
+
+async def test_a_receipt_before_the_response_is_said_again_by_settle(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.store.receipt(leased.token, "delivered")
+    assert await desk.settle(leased, "sent") == "early delivered"
+    await desk.store.receipt(leased.token, "delivered")
+    assert await desk.state(message) == "delivered"
+
+
+async def test_a_late_receipt_turns_unknown_into_delivered(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "unknown", reason="read_timeout")
+    await desk.store.receipt(leased.token, "delivered")
+    assert await desk.state(message) == "delivered"
+    desk.advance(100)
+    assert await desk.lease() == []
+
+
+async def test_a_bounce_after_sent_goes_out_on_the_next_binding_marked_late_and_flagged(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "sent")
+    await desk.store.receipt(leased.token, "undelivered", reason="mailbox_gone", permanent=True)
+    (facts,) = await desk.store.plan(0, 10)
+    assert facts.why == "unreachable" and facts.head == message
+    after = await desk.store.message(message)
+    assert after.late and after.possible_duplicate
+
+
+async def test_after_too_many_unknown_sends_a_person_is_asked_and_then_it_fails_visibly(desk):
+    await desk.open()
+    message = await desk.say("one")
+    for _ in range(3):
+        (leased,) = await desk.lease()
+        await desk.settle(leased, "unknown")
+        desk.advance(61)
+    assert await desk.lease() == []
+    assert await desk.state(message) == "needs_human"
+    follow = await desk.say("writing on")
+    assert await desk.state(message) == "failed"
+    (leased,) = await desk.lease()
+    assert leased.message_id == follow
+
+
+async def test_a_lost_answer_can_be_asked_for_again(desk):
+    await desk.open()
+    await desk.say("one")
+    first = await desk.lease(request="r1")
+    assert await desk.lease(request="r1") == first
+    assert await desk.lease(request="r2") == []
+
+
+async def test_the_context_hash_is_equal_before_and_after_a_rebind(desk):
+    await desk.open()
+    await desk.say("one")
+    await desk.move()
+    (leg,) = await desk.store.legs(desk.conversation, SideName.CUSTOMER)
+    assert leg["cb"] == leg["ca"] and len(leg["cb"]) == 40
+
+
+async def test_people_who_share_a_phone_get_one_notice_for_all_their_conversations(desk):
+    first = await desk.open()
+    await desk.say("one")
+    second = desk.fresh("v")
+    await desk.hear("mine too", conversation=second, create=True)
+    await desk.say("two", conversation=second)
+    await desk.move(conversation=first)
+    await desk.move(conversation=second)
+    notices = [one for one in await desk.lease(SMS) if one.kind is Kind.NOTICE]
+    assert len(notices) == 1 and len(notices[0].references) == 2
+    await desk.settle(notices[0], "sent")
+    desk.advance(2)
+    leased = await desk.lease(SMS)
+    assert sorted(one.content.text for one in leased) == ["one", "two"]
+    assert all(one.shared == 2 for one in leased)
+
+
+async def test_a_live_call_occupies_its_leg_until_its_final_status(desk):
+    await desk.open()
+    await desk.say("one")
+    await desk.say("two")
+    (call,) = await desk.lease()
+    await desk.settle(call, "sent", occupied_until=desk.now + 600)
+    assert await desk.lease() == []
+    await desk.store.receipt(call.token, "unconfirmed", final=True)
+    (following,) = await desk.lease()
+    assert following.content.text == "two"
+
+
+async def test_an_endpoint_that_lost_silently_gives_back_what_it_took(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "sent", receipt_due_at=desk.now + 30)
+    assert await desk.store.recall(0, MAIL, desk.now - 60) == 1
+    assert await desk.state(message) == "unknown"
+    (again,) = await desk.lease()
+    assert again.message_id == message and again.possible_duplicate
+
+
+async def test_withdrawn_consent_stops_the_very_next_attempt(desk):
+    await desk.open()
+    await desk.say("one")
+    await desk.store.redis.call("SADD", "tl:{s0}:no:c0-ann", "email:ann@example.org")
+    assert await desk.lease() == []
+    (facts,) = await desk.store.plan(0, 10)
+    assert facts.why == "no_consent"
