@@ -1,0 +1,101 @@
+"""The small durable store of each adapter, in Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from health.report import EndpointId
+from router.store import keys
+from router.store.redis import Pipelined
+
+KEY_MAX = 200
+VALUE_MAX = 1_000_000
+TTL_MAX_S = 30 * 24 * 3600
+ENTRIES_MAX = 500
+"""Entries a list keeps; older ones are dropped."""
+
+
+class RedisAdapterStore:
+    """Implements `channels.tools.AdapterStore` for one endpoint."""
+
+    def __init__(self, redis: Pipelined, endpoint: EndpointId) -> None:
+        self.redis = redis
+        self.endpoint = endpoint
+
+    async def get(self, key: str) -> str | None:
+        """The value, or None."""
+        value = await self.redis.call("GET", self._key(key))
+        return None if value is None else str(value)
+
+    async def put(self, key: str, value: str, ttl_s: float) -> None:
+        """Set, durably, before returning."""
+        await self.redis.call("SET", self._key(key), _bounded(value), "PX", _ttl_ms(ttl_s))
+
+    async def add(self, key: str, value: str, ttl_s: float) -> bool:
+        """Set only if absent; whether it was."""
+        return bool(await self.redis.call("SET", self._key(key), _bounded(value), "PX", _ttl_ms(ttl_s), "NX"))
+
+    async def delete(self, key: str) -> None:
+        """Forget."""
+        await self.redis.call("DEL", self._key(key))
+
+    async def collect(self, key: str, part: int, value: str, ttl_s: float) -> dict[int, str]:
+        """Put one part of a set under `key` and return all parts so far."""
+        where = self._key(key)
+        await self.redis.call("HSET", where, part, _bounded(value))
+        await self.redis.call("PEXPIRE", where, _ttl_ms(ttl_s))
+        parts = await self.redis.call("HGETALL", where)
+        return {int(number): text for number, text in parts.items()}
+
+    async def append(self, key: str, value: str, ttl_s: float) -> int:
+        """Add to a list; its number, from 1, never reused. Rings the endpoint's bell with the key."""
+        where = self._key(key)
+        number = int(await self.redis.call("INCR", f"{where}:n"))
+        await self.redis.call("ZADD", where, number, f"{number}|{_bounded(value)}")
+        await self.redis.call("ZREMRANGEBYRANK", where, 0, -ENTRIES_MAX - 1)
+        await self.redis.call("PEXPIRE", where, _ttl_ms(ttl_s))
+        await self.redis.call("PEXPIRE", f"{where}:n", TTL_MAX_S * 1000)
+        await self.redis.call("PUBLISH", bell(self.endpoint), key)
+        return number
+
+    async def read_after(self, key: str, number: int, count: int) -> list[tuple[int, str]]:
+        """Up to `count` entries with a number above `number`, in order."""
+        rows = await self.redis.call("ZRANGEBYSCORE", self._key(key), f"({number}", "+inf", "LIMIT", 0, count)
+        entries = []
+        for row in rows:
+            head, _, value = row.partition("|")
+            entries.append((int(head), value))
+        return entries
+
+    async def listen(self) -> AsyncIterator[str]:
+        """Keys of lists that grew, as they grow; ends when Redis goes away."""
+        pubsub = self.redis.client.pubsub()
+        try:
+            await pubsub.subscribe(bell(self.endpoint))
+            while True:
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
+                if message is not None:
+                    yield str(message["data"])
+                else:
+                    await asyncio.sleep(0)
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+
+    def _key(self, key: str) -> str:
+        if len(key) > KEY_MAX:
+            raise ValueError(f"an adapter's key may have {KEY_MAX} characters: {key[:40]!r}...")
+        return keys.adapter(self.endpoint, key)
+
+
+def bell(endpoint: EndpointId) -> str:
+    """The publish channel of an endpoint's lists."""
+    return f"tl:bell:{endpoint}"
+
+
+def _bounded(value: str) -> str:
+    if len(value) > VALUE_MAX:
+        raise ValueError(f"an adapter's value may have {VALUE_MAX} characters, not {len(value)}")
+    return value
+
+
+def _ttl_ms(ttl_s: float) -> int:
+    return int(min(max(ttl_s, 0.001), TTL_MAX_S) * 1000)

@@ -1,0 +1,87 @@
+"""What the control plane keeps: gates, forced failovers, the pace of each target."""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from health.report import EndpointId
+from router.store import keys
+from router.store.redis import Pipelined
+
+GATE_TTL_S = 60.0
+"""A gate lapses unless the supervisor renews it; lapsed, one message at a time may try."""
+
+
+class Control:
+    """Written by the supervisor and the command line; read inside `lease` and by the planner."""
+
+    def __init__(self, redis: Pipelined, shards: int = 1) -> None:
+        self.redis = redis
+        self.shards = shards
+
+    async def set_gates(self, gates: Mapping[EndpointId, bool], now: float, ttl_s: float = GATE_TTL_S) -> None:
+        """Write gates (True: open) to every shard; returns when all writes are acknowledged."""
+        until = int((now + ttl_s) * 1000)
+        for number in range(self.shards):
+            flat = [part for endpoint, is_open in gates.items() for part in (endpoint, _dump_gate(is_open, until))]
+            if flat:
+                await self.redis.call("HSET", f"{keys.shard(number)}gate", *flat)
+
+    async def gates(self, now: float) -> dict[EndpointId, bool]:
+        """Gates that are in force, True for open; an endpoint nobody has spoken of is open."""
+        rows = await self.redis.call("HGETALL", f"{keys.shard(0)}gate")
+        found = {}
+        for endpoint, text in rows.items():
+            state, _, until = text.partition("|")
+            found[EndpointId(endpoint)] = state == "open" or int(until) / 1000 <= now
+        return found
+
+    async def save_failover(self, identity: str, facts: Mapping[str, object]) -> None:
+        """Write a forced failover."""
+        await self.redis.call("HSET", keys.FAILOVERS, identity, json.dumps(facts))
+
+    async def failovers(self) -> dict[str, dict[str, object]]:
+        """Every forced failover, ended ones included (at most the last 200)."""
+        rows = await self.redis.call("HGETALL", keys.FAILOVERS)
+        found = {identity: json.loads(text) for identity, text in sorted(rows.items())}
+        for old in list(found)[:-200]:
+            await self.redis.call("HDEL", keys.FAILOVERS, old)
+        return found
+
+    async def save_pace(self, rows: Mapping[EndpointId, Mapping[str, float]]) -> None:
+        """Write the token buckets of targets."""
+        flat = [part for endpoint, row in rows.items() for part in (endpoint, json.dumps(row))]
+        if flat:
+            await self.redis.call("HSET", "tl:pace", *flat)
+
+    async def pace(self) -> dict[EndpointId, dict[str, float]]:
+        """The token buckets of targets."""
+        rows = await self.redis.call("HGETALL", "tl:pace")
+        return {EndpointId(endpoint): json.loads(text) for endpoint, text in rows.items()}
+
+    async def claim_vendor_id(self, endpoint: EndpointId, vendor_ids: Iterable[str], token: str) -> list[str]:
+        """Say which attempt a vendor's ids mean; receipts that came first, as JSON."""
+        waiting = []
+        for identity in vendor_ids:
+            key = keys.vendor_id(endpoint, identity)
+            await self.redis.call("HSET", key, "token", token)
+            await self.redis.call("EXPIRE", key, 7 * 24 * 3600)
+            early = await self.redis.call("HGET", key, "early")
+            if early:
+                await self.redis.call("HDEL", key, "early")
+                waiting.append(str(early))
+        return waiting
+
+    async def token_of(self, endpoint: EndpointId, vendor_id: str, early: str) -> str:
+        """The token of the attempt a vendor id means; or '' and `early` waits there for the claim."""
+        key = keys.vendor_id(endpoint, vendor_id)
+        token = await self.redis.call("HGET", key, "token")
+        if token:
+            return str(token)
+        await self.redis.call("HSET", key, "early", early)
+        await self.redis.call("EXPIRE", key, 24 * 3600)
+        # The claim may have come between the two calls.
+        return str(await self.redis.call("HGET", key, "token") or "")
+
+
+def _dump_gate(is_open: bool, until_ms: int) -> str:
+    return f"{'open' if is_open else 'closed'}|{until_ms}"

@@ -1,0 +1,162 @@
+"""Customers and agents, their bindings, and who is reachable at an address."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from channels.messages import Address
+from health.report import EndpointId
+from router.domain.conversation import Agent, Binding, Customer
+from router.domain.ids import new_reference, shard_of
+from router.store import codec, keys
+from router.store.redis import Pipelined
+
+BINDINGS_MAX = 50
+REFERENCE_TRIES = 20
+
+
+class TooManyBindings(Exception):
+    """A person has at most 50 bindings."""
+
+
+class People:
+    """Names and addresses live here and nowhere else, so that erasure is possible."""
+
+    def __init__(self, redis: Pipelined) -> None:
+        self.redis = redis
+
+    async def create(self, customer: Customer) -> None:
+        """Write a new customer with their bindings."""
+        prefix = keys.shard(shard_of(customer.id))
+        await self.redis.call(
+            "HSET", f"{prefix}cu:{customer.id}", "v", 1, "n", customer.name, "l", customer.locale, "at",
+            customer.created_at, "cv", 0,
+        )  # fmt: skip
+        for binding in customer.bindings:
+            await self.set_binding(customer.id, binding)
+
+    async def customer(self, customer_id: str) -> Customer | None:
+        """One customer, or None."""
+        prefix = keys.shard(shard_of(customer_id))
+        row = await self.redis.call("HGETALL", f"{prefix}cu:{customer_id}")
+        if not row:
+            return None
+        bindings = await self.redis.call("HGETALL", f"{prefix}bd:{customer_id}")
+        return Customer(
+            id=customer_id,
+            name=row["n"],
+            locale=row["l"],
+            bindings=tuple(sorted((codec.load_binding(k, v) for k, v in bindings.items()), key=_by_order)),
+            created_at=float(row["at"]),
+        )
+
+    async def describe(self, customer_id: str, *, name: str = "", locale: str = "") -> None:
+        """Set a name or a locale that we learned."""
+        key = f"{keys.shard(shard_of(customer_id))}cu:{customer_id}"
+        for field, value in (("n", name), ("l", locale)):
+            if value:
+                await self.redis.call("HSET", key, field, value)
+
+    async def set_binding(self, customer_id: str, binding: Binding) -> None:
+        """Add or replace a binding; withdrawn consent holds from the next lease on.
+
+        Raises:
+            TooManyBindings: there are 50 already.
+        """
+        prefix = keys.shard(shard_of(customer_id))
+        where = codec.place_of(binding)
+        key = f"{prefix}bd:{customer_id}"
+        known = await self.redis.call("HEXISTS", key, where)
+        if not known and int(await self.redis.call("HLEN", key)) >= BINDINGS_MAX:
+            raise TooManyBindings(f"{customer_id} has {BINDINGS_MAX} bindings already")
+        # Consent is withdrawn before it is written down, and given after: a crash between errs on the silent side.
+        refused = f"{prefix}no:{customer_id}"
+        if not binding.consent:
+            await self.redis.call("SADD", refused, where)
+        await self.redis.call("HSET", key, where, codec.dump_binding(binding))
+        await self.redis.call("HINCRBY", f"{prefix}cu:{customer_id}", "cv", 1)
+        if binding.consent:
+            await self.redis.call("SREM", refused, where)
+        await self.redis.call("HSETNX", keys.address(binding.address, binding.endpoint), customer_id, _stamp(binding))
+
+    async def remove_binding(self, customer_id: str, binding: Binding) -> None:
+        """Forget a binding."""
+        prefix = keys.shard(shard_of(customer_id))
+        where = codec.place_of(binding)
+        await self.redis.call("SADD", f"{prefix}no:{customer_id}", where)
+        await self.redis.call("HDEL", f"{prefix}bd:{customer_id}", where)
+        await self.redis.call("HDEL", keys.address(binding.address, binding.endpoint), customer_id)
+        await self.redis.call("HINCRBY", f"{prefix}cu:{customer_id}", "cv", 1)
+
+    async def mark_unreachable(self, customer_id: str, where: str, until: float) -> None:
+        """The provider says nobody is there: not tried before `until`."""
+        key = f"{keys.shard(shard_of(customer_id))}bd:{customer_id}"
+        text = await self.redis.call("HGET", key, where)
+        if text:
+            binding = replace(codec.load_binding(where, text), unreachable_until=until)
+            await self.redis.call("HSET", key, where, codec.dump_binding(binding))
+
+    async def at(self, address: Address, endpoint: EndpointId | None = None) -> list[str]:
+        """Ids of the customers reachable at an address."""
+        return sorted(await self.redis.call("HKEYS", keys.address(address, endpoint)))
+
+    async def claim_address(self, address: Address, endpoint: EndpointId | None, customer_id: str) -> str:
+        """Make `customer_id` the first customer at an unknown address; the id of whoever was first.
+
+        Two deliveries at once make one customer.
+        """
+        won = await self.redis.call(
+            "SET", keys.address(address, endpoint) + ":claim", customer_id, "NX", "EX", 60, "GET"
+        )
+        return str(won) if won else customer_id
+
+    async def claim_reference(self, conversation_id: str) -> str:
+        """A reference that nobody else has, owned by the conversation.
+
+        Raises:
+            RuntimeError: twenty tries were all taken; there are 33 million.
+        """
+        for _ in range(REFERENCE_TRIES):
+            reference = new_reference()
+            if await self.redis.call("SET", keys.reference(reference), conversation_id, "NX"):
+                return reference
+        raise RuntimeError("No free reference found in twenty tries.")
+
+    async def by_reference(self, reference: str) -> str:
+        """The conversation that owns a reference, or ''."""
+        return str(await self.redis.call("GET", keys.reference(reference)) or "")
+
+    async def create_agent(self, agent: Agent) -> None:
+        """Write an agent."""
+        await self.redis.call("HSET", keys.AGENTS, agent.id, _dump_agent(agent))
+        for binding in agent.bindings:
+            await self.redis.call("HSET", keys.address(binding.address, binding.endpoint), agent.id, "0")
+
+    async def agents(self) -> list[Agent]:
+        """Every agent."""
+        rows = await self.redis.call("HGETALL", keys.AGENTS)
+        return sorted((_load_agent(k, v) for k, v in rows.items()), key=lambda agent: agent.name)
+
+    async def agent(self, agent_id: str) -> Agent | None:
+        """One agent, or None."""
+        text = await self.redis.call("HGET", keys.AGENTS, agent_id)
+        return _load_agent(agent_id, text) if text else None
+
+
+def _stamp(binding: Binding) -> str:
+    return str(binding.order)
+
+
+def _by_order(binding: Binding) -> tuple[int, str]:
+    return binding.order, str(binding.address)
+
+
+def _dump_agent(agent: Agent) -> str:
+    bindings: Sequence[Any] = [[codec.place_of(b), codec.dump_binding(b)] for b in agent.bindings]
+    return json.dumps({"n": agent.name, "t": agent.team, "b": bindings})
+
+
+def _load_agent(agent_id: str, text: str) -> Agent:
+    row = json.loads(text)
+    return Agent(agent_id, row["n"], row["t"], tuple(codec.load_binding(where, b) for where, b in row["b"]))
