@@ -13,8 +13,8 @@ SAY_MAX = 4096
 VERBS_MAX = 100
 CONTENT_TYPE = "text/xml; charset=utf-8"
 
-# What XML 1.0 section 2.2 does not allow: not even a reference may name it.
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 section 2.2 does not allow, not even as a reference; and CR, which a reader would turn into LF.
+_NOT_XML = re.compile("[^\t\n\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Input = Literal["dtmf", "speech", "dtmf speech", "speech dtmf"]
 

@@ -1,0 +1,257 @@
+"""Phone calls over Twilio: placed by REST, then led step by step through signed webhooks answered with TwiML.
+
+The step stands in the path, so any process can take the next one. Nothing but the organisation and a reference is
+said before a key is pressed. Twilio asks, abridged (twilio.com/docs/voice/twiml#request-parameters):
+
+    call      CallSid=CA..&Direction=outbound-api&To=%2B15550100&AnsweredBy=human            somebody picked up
+    matter    ..&Digits=5                                                                    a key was pressed
+    answer    ..&SpeechResult=Yes%2C+tomorrow&Confidence=0.92   or   &Digits=42              they answered
+    connected ..&DialCallStatus=no-answer                                                    the agent's leg ended
+    inbound   CallSid=CA..&Direction=inbound&From=%2B15550100                                somebody calls us
+    status    ..&CallStatus=completed&AnsweredBy=human                                       the call is over
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from channels.contract import Capabilities
+from channels.errors import MessageRejected, RecipientUnreachable, WebhookRefused
+from channels.messages import (
+    About,
+    Address,
+    Channel,
+    InboundMessage,
+    Matter,
+    OutboundMessage,
+    Receipt,
+    ReceiptEvent,
+    ReceiptState,
+    Received,
+    Reply,
+    Webhook,
+)
+from channels.phone.script import CallScript, Step
+from channels.tools import Tools
+from channels.twilio import IO_S, RETRY_OVERRIDES, TwilioAccount, TwilioSettings
+from channels.wire import twiml
+
+TEXT_MAX = 3000
+"""Characters: about four minutes of speech."""
+RING_S = 20
+CALL_S = 540
+OCCUPIED_S = 600.0
+"""Ringing, the longest call we allow, and time for the final status to come."""
+KEY_TTL_S = 86_400.0
+ANSWERS_MAX = 20
+"""Answers taken in one call."""
+SPEECH_MAX = 8_000
+
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
+# ANONYMOUS, RESTRICTED, BLOCKED, UNKNOWN and UNAVAILABLE, typed on a keypad: what Twilio shows for a withheld number.
+_WITHHELD = frozenset({"+266696687", "+7378742833", "+2562533", "+8656696", "+86282452253"})
+_UNDELIVERED = frozenset({"busy", "no-answer", "failed", "canceled"})
+_NO_NEWS = frozenset({"queued", "initiated", "ringing", "in-progress", "answered"})
+
+Number = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$")]
+
+
+class TwilioVoiceSettings(TwilioSettings):
+    """A Twilio account that calls and is called on one number."""
+
+    provider: Literal["twilio-voice"]
+    from_number: Number
+    callback_number: Number | None = None
+    """Left on voicemail; None: the number we call from."""
+    connect_allowed: tuple[Number, ...] = ()
+    """The only numbers a caller may ever be connected to."""
+    locale: Annotated[str, Field(pattern=r"^[a-z]{2}([-_][A-Za-z]{2,8})?$")] = "en"
+    """Spoken to callers whose own is not known."""
+
+
+class TwilioVoiceAdapter:
+    """One Twilio number that calls and is called."""
+
+    def __init__(self, settings: TwilioVoiceSettings, tools: Tools) -> None:
+        self._settings = settings
+        self._tools = tools
+        self._account = TwilioAccount(settings, tools)
+        self._script = CallScript(
+            organisation=tools.organisation,
+            locale=settings.locale,
+            from_number=settings.from_number,
+            callback_number=settings.callback_number or settings.from_number,
+            connect_allowed=frozenset(settings.connect_allowed),
+            hook_url=self._account.hook_url,
+        )
+        self._capabilities = Capabilities(
+            channel=Channel.PHONE,
+            provider="twilio-voice",
+            text_max=TEXT_MAX,
+            io_s=IO_S,
+            receipts=True,
+            rate_per_s=settings.rate_per_s or 1.0,  # Twilio's default: one call begun a second
+            price=settings.price or Decimal(0),
+            hold_s=60.0 if settings.hold_s is None else settings.hold_s,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this endpoint can do."""
+        return self._capabilities
+
+    async def send(self, message: OutboundMessage) -> Receipt:
+        """Place a call. It occupies its leg until its final status, at most 600 s."""
+        if message.to.channel is not Channel.PHONE or not _E164.fullmatch(message.to.value):
+            raise RecipientUnreachable("invalid_number", "not a phone number in international format")
+        if len(message.content.text) > TEXT_MAX:
+            raise MessageRejected("text_too_long", f"at most {TEXT_MAX} characters are read out on the phone")
+        query = {"t": message.token, "r": message.reply_token}
+        form = {
+            "To": message.to.value,
+            "From": self._settings.from_number,
+            "Url": self._account.hook_url("call", query),
+            "Method": "POST",
+            "StatusCallback": self._account.hook_url("status", query) + RETRY_OVERRIDES,
+            "StatusCallbackMethod": "POST",
+            "StatusCallbackEvent": "completed",
+            "MachineDetection": "DetectMessageEnd",
+            "Timeout": str(RING_S),
+            "TimeLimit": str(CALL_S),
+        }
+        sid = await self._account.create("Calls", form)
+        return Receipt(vendor_ids=(sid,), occupied_s=OCCUPIED_S)
+
+    async def receive(self, webhook: Webhook) -> Received:
+        """Translate one step of a call. Raises WebhookRefused."""
+        form = self._account.verified_form(webhook)
+        sid = form.get("CallSid", "")
+        if not _CALL_SID.fullmatch(sid):
+            raise WebhookRefused(400, "no_call_sid")
+        token, reply_token = webhook.query.get("t", ""), webhook.query.get("r", "")
+        fields = {"token": token, "reply_token": reply_token}
+        about = self._about(form, token, reply_token)
+        match webhook.path.strip("/"):
+            case "" | "inbound":
+                return Received(about=about, fields={**fields, "step": Step.INBOUND})
+            case "call":
+                step = Step.VOICEMAIL if _is_machine(form) else Step.CALL
+                return Received(about=about, fields={**fields, "step": step})
+            case "matter":
+                return await self._matter(sid, form, webhook, Received(about=about, fields=fields))
+            case "answer":
+                return self._answer(sid, form, webhook, Received(about=about, fields=fields))
+            case "connected":
+                spoke = form.get("DialCallStatus") == "completed"
+                step = Step.GOODBYE if spoke else Step.NOBODY_FREE
+                return Received(about=about, fields={**fields, "step": step, "n": webhook.query.get("n", "")})
+            case "status":
+                return await self._status(sid, form, webhook)
+            case _:
+                raise WebhookRefused(404, "unknown_path")
+
+    def answer(self, received: Received, matter: Matter | None) -> Reply:
+        """The TwiML of the next step; without a matter nothing but the organisation is said."""
+        return Reply(body=self._script.next_document(received.fields, matter), content_type=twiml.CONTENT_TYPE)
+
+    async def probe(self) -> None:
+        """Ask for the account: proves connection, credential and that it is active."""
+        await self._account.probe()
+
+    async def close(self) -> None:
+        """Nothing is held: the HTTP client is the runtime's."""
+
+    def _about(self, form: dict[str, str], token: str, reply_token: str) -> About | None:
+        """Whose matter to speak of: the attempt's, else the caller's, unless the number is withheld or forged."""
+        if token or reply_token:
+            return About(token=token, reply_token=reply_token)
+        address = _customer(form)
+        return About(sender=address) if _is_proven(form, address) else None
+
+    async def _matter(self, sid: str, form: dict[str, str], webhook: Webhook, received: Received) -> Received:
+        """A key was pressed: somebody is there and hears it. Remembered, for the final status says nothing of keys."""
+        token = received.fields["token"]
+        if not form.get("Digits"):
+            step = Step.CALL if token else Step.INBOUND
+            return Received(about=received.about, fields={**received.fields, "step": step})
+        events: tuple[ReceiptEvent, ...] = ()
+        if token:
+            await self._tools.store.put(f"key:{sid}", "1", KEY_TTL_S)
+            events = (self._receipt(sid, webhook, ReceiptState.DELIVERED, "key_pressed", final=False),)
+        return Received(events, received.about, {**received.fields, "step": Step.MATTER})
+
+    def _answer(self, sid: str, form: dict[str, str], webhook: Webhook, received: Received) -> Received:
+        """Words or digits, filed as one message; zero, where a person was offered, asks for one."""
+        number = webhook.query.get("n", "")
+        if not (number.isascii() and number.isdigit() and 1 <= int(number[:4]) <= ANSWERS_MAX):
+            raise WebhookRefused(400, "no_answer_number")
+        fields = {**received.fields, "n": number}
+        digits = form.get("Digits", "")
+        if digits == "0" and webhook.query.get("c") == "1":
+            return Received(about=received.about, fields={**fields, "step": Step.CONNECT})
+        text = form.get("SpeechResult", "").strip()[:SPEECH_MAX] or digits[:SPEECH_MAX]
+        if not text:
+            return Received(about=received.about, fields={**fields, "step": Step.GOODBYE})
+        address = _customer(form)
+        message = InboundMessage(
+            endpoint=self._tools.endpoint,
+            vendor_id=f"{sid}:{number}",
+            sender=address,
+            text=text,
+            sent_at=webhook.received_at or self._tools.clock.now(),
+            recipient=self._settings.from_number,
+            reply_token=received.fields["reply_token"],
+            unverified=not _is_proven(form, address),
+        )
+        step = Step.THANKS if int(number) < ANSWERS_MAX else Step.GOODBYE
+        return Received((message,), received.about, {**fields, "step": step})
+
+    async def _status(self, sid: str, form: dict[str, str], webhook: Webhook) -> Received:
+        status = form.get("CallStatus", "").lower()
+        fields = {"step": Step.STATUS}
+        if status not in _NO_NEWS | _UNDELIVERED | {"completed"}:
+            raise WebhookRefused(400, "unknown_status")
+        if status in _NO_NEWS or not webhook.query.get("t"):
+            return Received(fields=fields)
+        if status in _UNDELIVERED:
+            state, reason = ReceiptState.UNDELIVERED, "call_" + status.replace("-", "_")
+        elif _is_machine(form):
+            state, reason = ReceiptState.UNCONFIRMED, "voicemail"
+        elif await self._tools.store.get(f"key:{sid}") is not None:
+            state, reason = ReceiptState.DELIVERED, "key_pressed"
+        else:
+            state, reason = ReceiptState.UNCONFIRMED, "no_key"
+        return Received(events=(self._receipt(sid, webhook, state, reason, final=True),), fields=fields)
+
+    def _receipt(self, sid: str, webhook: Webhook, state: ReceiptState, reason: str, *, final: bool) -> ReceiptEvent:
+        return ReceiptEvent(
+            endpoint=self._tools.endpoint,
+            state=state,
+            at=webhook.received_at or self._tools.clock.now(),
+            token=webhook.query.get("t", ""),
+            vendor_id=sid,
+            reason=reason,
+            permanent=False,
+            final=final,
+        )
+
+
+def _is_machine(form: dict[str, str]) -> bool:
+    return form.get("AnsweredBy", "").startswith(("machine", "fax"))
+
+
+def _customer(form: dict[str, str]) -> Address:
+    """The other end. A withheld number gets an address of this call alone: two such callers are not one person."""
+    outbound = form.get("Direction", "").startswith("outbound")
+    number = form.get("To" if outbound else "From", "")
+    if not _E164.fullmatch(number) or number in _WITHHELD:
+        return Address(Channel.PHONE, f"withheld-{form['CallSid']}")
+    return Address(Channel.PHONE, number)
+
+
+def _is_proven(form: dict[str, str], address: Address) -> bool:
+    """Whether the number is shown and the network does not say that it is forged (STIR/SHAKEN, `StirVerstat`)."""
+    return address.value.startswith("+") and "Failed" not in form.get("StirVerstat", "")
