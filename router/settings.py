@@ -14,13 +14,16 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from channels.messages import Channel
-from channels.registry import AnyEndpointSettings
+from channels.registry import CHANNELS, AnyEndpointSettings
+from health.thresholds import DetectorSettings
 from router.domain.conversation import TEXT_MAX
 from router.domain.ids import SHARDS_MAX
 from router.settings_faults import ENVIRONMENT_PREFIX, describe_faults, find_unknown_variables
 
 SETTINGS_FILE = "throughline.toml"
 SETTINGS_VARIABLE = "THROUGHLINE_SETTINGS"
+PARENT_VARIABLE = "THROUGHLINE_PARENT"
+"""Set for the children of a process tree: the pid they belong to."""
 SETTINGS_MAX_BYTES = 1_000_000
 SECRET_LENGTH_MIN = 32
 ENDPOINTS_MAX = 200
@@ -54,14 +57,21 @@ class FailoverSettings(Table):
     """`[failover]`: where conversations go, and how fast."""
 
     channel_order: tuple[Channel, ...] = Field(
-        (Channel.SMS, Channel.EMAIL, Channel.CHAT, Channel.PHONE),
+        (Channel.CHAT, Channel.SMS, Channel.EMAIL, Channel.PHONE),
         min_length=1,
         description="the channels in the order they are tried where the customer has no preference",
     )
     one_move_per_s: Seconds = Field(60.0, description="seconds in which one conversation moves at most once by itself")
-    failbacks_per_hour: int = Field(3, ge=0, le=60, description="failbacks of one conversation an hour, at most")
-    pace_share: float = Field(0.8, gt=0, le=1, description="the share of a target's rate that moved conversations take")
-    park_s: Seconds = Field(300.0, description="seconds until a message without a way is tried again")
+    returns_per_hour_max: int = Field(3, ge=0, le=60, description="moves home of one conversation in an hour, at most")
+    idle_s: Seconds = Field(
+        600.0, description="seconds after the customer's last words before a conversation goes home"
+    )
+    storm_pace_per_s: float = Field(
+        2_000.0, ge=1, le=100_000, description="conversations moved a second over all targets, at most"
+    )
+    park_s: Seconds = Field(30.0, description="seconds until a message without any way is looked at again")
+    bulk_park_s: Seconds = Field(300.0, description="seconds that bulk waits while others need the room")
+    park_max_s: Seconds = Field(3_600.0, description="seconds that a parked message is promised at the latest")
 
     @field_validator("channel_order")
     @classmethod
@@ -135,6 +145,7 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     failover: FailoverSettings = FailoverSettings()
     messages: MessageSettings = MessageSettings()
+    health: DetectorSettings = DetectorSettings()
     dispatch: DispatchSettings = DispatchSettings()
     attachments: AttachmentSettings = AttachmentSettings()
     sandbox: SandboxTable = SandboxTable()
@@ -204,9 +215,12 @@ class Settings(BaseSettings):
 
     @field_validator("endpoints")
     @classmethod
-    def _ids_are_unique(cls, endpoints: tuple[AnyEndpointSettings, ...]) -> tuple[AnyEndpointSettings, ...]:
+    def _ids_fit(cls, endpoints: tuple[AnyEndpointSettings, ...]) -> tuple[AnyEndpointSettings, ...]:
         seen: set[str] = set()
         for endpoint in endpoints:
+            channel = CHANNELS[endpoint.provider]
+            if not endpoint.id.startswith(f"{channel}/"):
+                raise ValueError(f"have {endpoint.id} with {endpoint.provider}: its id must begin with {channel}/")
             if endpoint.id in seen:
                 raise ValueError(f"have the id {endpoint.id} twice; give each table an id of its own")
             seen.add(endpoint.id)
@@ -232,7 +246,9 @@ def load_settings(path: Path | None = None) -> Settings:
     file = find_settings_file(path)
     where = str(file) if file else "the environment"
     raw = read_settings_file(file) if file else {}
-    if unknown := find_unknown_variables(os.environ, tuple(Settings.model_fields), {SETTINGS_VARIABLE}):
+    if unknown := find_unknown_variables(
+        os.environ, tuple(Settings.model_fields), {SETTINGS_VARIABLE, PARENT_VARIABLE}
+    ):
         raise SettingsError("\n".join(unknown))
     folder = file.parent if file else Path.cwd()
     try:

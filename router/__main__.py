@@ -1,0 +1,5 @@
+"""`python -m router` is `throughline`."""
+
+from router.cli import main
+
+main()

@@ -1,0 +1,126 @@
+"""`throughline conversation`: list what is open, show one with every attempt, answer one."""
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from router.cli_rim import Session, ago, clock_time, out
+from router.domain.conversation import Message, SideName
+
+if TYPE_CHECKING:
+    from router.runtime import Runtime
+    from router.switchboard import ConversationView
+
+SHOWN_MAX = 200
+AUTHOR = "cli"
+
+
+@click.group()
+def conversation() -> None:
+    """Look at conversations and answer them."""
+
+
+@conversation.command("list")
+@click.option("--closed", is_flag=True, help="Closed ones too.")
+@click.option("--limit", type=click.IntRange(1, SHOWN_MAX), default=50, show_default=True)
+@click.pass_obj
+def list_them(session: Session, closed: bool, limit: int) -> None:
+    """Whoever waits longest for us comes first."""
+
+    async def show(runtime: "Runtime") -> None:
+        page = await runtime.switchboard.conversations(open_only=not closed, limit=limit)
+        now = time.time()
+        table = Table("reference", "customer", "at", "agent's side", "waits", "subject", box=None, pad_edge=False)
+        for view in page.items:
+            table.add_row(
+                view.conversation.reference,
+                escape(view.customer.name or "(no name)"),
+                view.customer_side.leg.endpoint or "parked",
+                view.agent_side.leg.endpoint or "parked",
+                ago(view.conversation.waiting_since, now),
+                escape(view.conversation.subject[:50]),
+            )
+        out.print(table if page.items else "No conversation.")
+        if page.next_cursor:
+            out.print("There are more: raise --limit.")
+
+    session.ask(show)
+
+
+@conversation.command()
+@click.argument("identity", metavar="ID-OR-REFERENCE")
+@click.pass_obj
+def show(session: Session, identity: str) -> None:
+    """The transcript in order, with every attempt and why the conversation is where it is."""
+
+    async def ask(runtime: "Runtime") -> None:
+        view = await runtime.switchboard.conversation(identity)
+        _show_head(view)
+        for message in await runtime.switchboard.transcript(view.conversation.id, limit=SHOWN_MAX):
+            _show_message(message)
+
+    session.ask(ask)
+
+
+@conversation.command()
+@click.argument("identity", metavar="ID-OR-REFERENCE")
+@click.argument("text")
+@click.option("--as", "name", default="", metavar="NAME", help="Who speaks. Without it: the organisation.")
+@click.pass_obj
+def reply(session: Session, identity: str, text: str, name: str) -> None:
+    """Say something to the customer, wherever the conversation is now."""
+
+    async def say(runtime: "Runtime") -> None:
+        view = await runtime.switchboard.conversation(identity)
+        sent = await runtime.switchboard.send(
+            view.conversation.id,
+            text=text,
+            author=AUTHOR,
+            author_name=name or runtime.settings.organisation,
+            idempotency_key=secrets.token_urlsafe(16),
+        )
+        out.print(
+            f"Accepted as {sent.message_id}; it goes out at {sent.endpoint or 'no endpoint yet: it is parked'}. "
+            f"See how far it got: throughline conversation show {view.conversation.reference}"
+        )
+
+    session.ask(say)
+
+
+def _show_head(view: "ConversationView") -> None:
+    about = view.conversation
+    state = "open" if about.open else f"closed {clock_time(about.closed_at)}"
+    out.print(f"[bold]{about.reference}[/bold]  {escape(about.subject)}  ({state}; {about.id})")
+    out.print(f"  customer      {escape(view.customer.name or '(no name)')}  {view.customer.id}")
+    for name, side in (("customer's side", view.customer_side), ("agent's side", view.agent_side)):
+        where = f"{side.leg.endpoint} {side.leg.address}" if side.leg.endpoint else "parked"
+        out.print(f"  {name:<15} {escape(where)}, epoch {side.epoch}, {side.queued} waiting ({side.leg.reason})")
+    out.print("")
+
+
+def _show_message(message: Message) -> None:
+    arrow = "->" if message.side is SideName.CUSTOMER else "<-"
+    marks = [
+        word
+        for word, true in (
+            ("possible duplicate", message.possible_duplicate),
+            ("late", message.late),
+            ("unverified", message.unverified),
+        )
+        if true
+    ]
+    notes = "; ".join([message.state.value, *marks, *([message.reason] if message.reason else [])])
+    who = escape(message.author_name or message.author)
+    out.print(f"{message.sequence:>4} {arrow} {clock_time(message.created_at)}  [bold]{who}[/bold]  ({escape(notes)})")
+    for line in message.content.text.splitlines():
+        out.print(f"        {escape(line)}")
+    for attempt in message.attempts:
+        took = f", {attempt.ended_at - attempt.begun_at:.2f} s" if attempt.ended_at else ""
+        why = f": {attempt.reason}" if attempt.reason else ""
+        out.print(
+            f"        [dim]attempt {attempt.number} at {attempt.endpoint}: {attempt.outcome or 'open'}{why}{took}[/dim]"
+        )

@@ -1,0 +1,171 @@
+"""`throughline doctor`: is everything there that the router needs? One line each, and what to do."""
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+import redis
+from rich.markup import escape
+
+from channels.contract import Adapter
+from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
+from router.cli_rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, with_redis, without_password
+from router.settings import Settings
+
+if TYPE_CHECKING:
+    from router.runtime import Runtime
+
+PROBE_WITHIN_S = 15.0
+DISK_FREE_MIN_BYTES = 1_000_000_000
+REDIS_VERSION_MIN = (6, 2)
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `fault` True: it must be put right; `remedy` says how."""
+
+    subject: str
+    words: str
+    fault: bool = False
+    remedy: str = ""
+
+
+@click.command()
+@click.pass_obj
+def doctor(session: Session) -> None:
+    """Check settings, folders, Redis, and every endpoint's credentials and reachability. Status 1 on any fault."""
+    findings = [Finding("settings", f"{session.file or 'none: defaults'}, read without fault")]
+    settings = with_redis(session.settings)
+    findings += check_folder(settings.data_dir)
+    findings += check_public_url(settings)
+    if settings.redis_url is None:
+        findings.append(Finding("redis", "none set and `throughline up` is not running: it will start a private one"))
+    else:
+        findings += check_redis(settings.redis_url)
+    for finding in findings:
+        _say(finding)
+    reachable = settings.redis_url is not None and not any(
+        found.fault for found in findings if found.subject == "redis"
+    )
+    if reachable:
+        for finding in session.ask(_check_endpoints):
+            findings.append(finding)
+            _say(finding)
+    else:
+        _say(Finding("endpoints", "not tried: that needs Redis. Run `throughline doctor` again while it runs"))
+    faults = sum(found.fault for found in findings)
+    if faults:
+        out.print(f"\n{faults} to put right.")
+        sys.exit(FAULT_STATUS)
+    out.print("\nNothing to put right.")
+
+
+def check_folder(folder: Path) -> Iterator[Finding]:
+    """Can we write there, and for how long?"""
+    try:
+        probe = folder / ".doctor"
+        probe.write_text("", encoding="utf-8")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        yield Finding("data_dir", f"{folder}: {error.strerror}", True, "Give this user the folder, or name another")
+        return
+    if free < DISK_FREE_MIN_BYTES:
+        yield Finding(
+            "data_dir",
+            f"{folder}: only {free // 1_000_000} MB free",
+            True,
+            "Make room: when the disk is full, Redis takes nothing more",
+        )
+        return
+    yield Finding("data_dir", f"{folder}: writable, {free / 1e9:.0f} GB free")
+
+
+def check_public_url(settings: Settings) -> Iterator[Finding]:
+    """Can vendors call us?"""
+    called = [endpoint.id for endpoint in settings.endpoints if endpoint.provider.startswith("twilio")]
+    parts = urlsplit(settings.public_url)
+    if called and (parts.hostname in LOCAL_HOSTS or parts.scheme != "https"):
+        yield Finding(
+            "public_url",
+            f"{settings.public_url} cannot be reached by the vendors of {', '.join(called)}",
+            True,
+            "Set public_url to the https address under which the internet reaches the web role",
+        )
+        return
+    yield Finding("public_url", settings.public_url)
+
+
+def check_redis(url: str) -> Iterator[Finding]:
+    """Does it answer, is it new enough, and does it keep what it acknowledged?"""
+    shown = without_password(url)
+    if fault := ping(url):
+        yield Finding("redis", f"{shown} does not answer: {fault}", True, "Start it, or correct redis_url")
+        return
+    with redis.Redis.from_url(url, socket_timeout=ANSWER_WITHIN_S, decode_responses=True) as client:
+        try:
+            facts = client.info()
+            config = client.config_get("append*", "maxmemory-policy")
+        except redis.ResponseError as error:
+            yield Finding(
+                "redis", f"{shown} answers, but does not show its configuration ({error})", False,
+                "Make sure of appendonly yes, appendfsync always, maxmemory-policy noeviction",
+            )  # fmt: skip
+            return
+    version = tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2])
+    if version < REDIS_VERSION_MIN:
+        yield Finding(
+            "redis", f"{shown} is version {facts['redis_version']}", True, "Install Redis 6.2 or newer, or Valkey"
+        )
+        return
+    wrong = [
+        f"{name} is {config.get(name)}, not {wanted}"
+        for name, wanted in (("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction"))
+        if config.get(name) != wanted
+    ]
+    if wrong:
+        yield Finding(
+            "redis", f"{shown}: {'; '.join(wrong)}", True,
+            "Set these in redis.conf: without them accepted messages can be lost",
+        )  # fmt: skip
+        return
+    yield Finding("redis", f"{shown}: version {facts['redis_version']}, keeps what it acknowledges")
+
+
+async def _check_endpoints(runtime: "Runtime") -> list[Finding]:
+    return list(
+        await asyncio.gather(*(check_endpoint(name, adapter) for name, adapter in sorted(runtime.adapters.items())))
+    )
+
+
+async def check_endpoint(name: str, adapter: Adapter) -> Finding:
+    """Would it take a message now?"""
+    try:
+        async with asyncio.timeout(PROBE_WITHIN_S):
+            await adapter.probe()
+    except EndpointMisconfigured as error:
+        return Finding(name, error.words, True, "Correct its credentials or settings in its [[endpoints]] table")
+    except SendFailed as error:
+        return Finding(name, error.words, True, "Is the vendor up, and may this machine reach it? See its status page")
+    except LocalFault as error:
+        return Finding(
+            name, f"could not be tried: {error}", True, "This is on our side: check DNS and the network here"
+        )
+    except TimeoutError:
+        return Finding(
+            name, f"no answer within {PROBE_WITHIN_S:g} s", True, "A firewall may swallow it: check host and port"
+        )
+    return Finding(name, "would take a message now")
+
+
+def _say(finding: Finding) -> None:
+    mark = "[red]fault[/red]" if finding.fault else "[green]   ok[/green]"
+    remedy = f". {finding.remedy}" if finding.remedy else ""
+    out.print(f"{mark}  {finding.subject:<14} {escape(finding.words + remedy)}.")

@@ -1,0 +1,182 @@
+"""What every command shares: settings, a running router, errors said in words, exit statuses."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import click
+import redis
+from rich.console import Console
+from rich.markup import escape
+
+from router.settings import Settings, default_broker_url, find_settings_file, load_settings
+
+if TYPE_CHECKING:
+    from router.runtime import Runtime
+
+FAULT_STATUS: Final = 1
+"""Something is wrong with the router, or a check found something."""
+SETTINGS_STATUS: Final = 2
+"""The command or the settings are wrong; nothing was done."""
+RUN_FILE = "run.json"
+"""In `data_dir`: where the private Redis of a running `throughline up` is."""
+ANSWER_WITHIN_S = 3.0
+DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d)$")
+UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+Answer = TypeVar("Answer")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Fault(click.ClickException):
+    """Ends a command with status 1 and a text that says what happened, what it means and what to do."""
+
+    exit_code = FAULT_STATUS
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Say it on standard error."""
+        del file
+        say_fault(self.message)
+
+
+class Session:
+    """One run of the command line: the settings are read when a command first needs them."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    @cached_property
+    def file(self) -> Path | None:
+        """The settings file in use, absolute; None: defaults and environment alone."""
+        return find_settings_file(self.path)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings as they are. Raises SettingsError."""
+        return load_settings(self.path)
+
+    def connected(self) -> Settings:
+        """The settings with the Redis to use in them: their own, or the private one of a running `throughline up`.
+
+        Raises:
+            Fault: there is none, or it does not answer.
+        """
+        settings = with_redis(self.settings)
+        if settings.redis_url is None:
+            raise Fault(
+                "There is no Redis to ask: `throughline up` is not running with data_dir "
+                f"{settings.data_dir}, and redis_url is not set. Start it, or set redis_url."
+            )
+        if fault := ping(settings.redis_url):
+            raise Fault(
+                f"Redis does not answer at {without_password(settings.redis_url)}: {fault}. Until it does, nothing "
+                "can be read or changed. What to do: deploy/runbook/redis-down.md."
+            )
+        return settings
+
+    def ask(self, question: Callable[["Runtime"], Awaitable[Answer]]) -> Answer:
+        """Open the router without any of its loops, ask it, close it; its errors become words."""
+        return asyncio.run(_ask(self.connected(), question))
+
+
+async def _ask(settings: Settings, question: Callable[["Runtime"], Awaitable[Answer]]) -> Answer:
+    # Imported here: commands that need no router start without loading it.
+    from router.runtime import open_runtime  # noqa: PLC0415
+    from router.switchboard import SwitchboardError  # noqa: PLC0415
+
+    async with open_runtime(settings, "cli") as runtime:
+        try:
+            return await question(runtime)
+        except SwitchboardError as error:
+            raise Fault(error.words) from error
+
+
+def with_redis(settings: Settings) -> Settings:
+    """Fill in Redis and broker: what is set wins, then the private Redis of a running `up`, then nothing."""
+    url = settings.redis_url or read_run_file(settings.data_dir)
+    if url is None:
+        return settings
+    return settings.model_copy(
+        update={"redis_url": url, "broker_url": settings.broker_url or default_broker_url(url)},
+    )
+
+
+def ping(url: str) -> str:
+    """Why Redis does not answer at `url`; empty: it does."""
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=ANSWER_WITHIN_S
+        ) as client:
+            client.ping()
+    except redis.RedisError as error:
+        return str(error)
+    return ""
+
+
+def write_run_file(data_dir: Path, url: str) -> None:
+    """Let other commands on this machine find the private Redis."""
+    (data_dir / RUN_FILE).write_text(json.dumps({"redis_url": url}) + "\n", encoding="utf-8")
+
+
+def read_run_file(data_dir: Path) -> str | None:
+    """The private Redis of the last `up`; None: there was none, or it was stopped cleanly."""
+    try:
+        found: dict[str, str] = json.loads((data_dir / RUN_FILE).read_text(encoding="utf-8"))
+        return found["redis_url"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Fault(f"{data_dir / RUN_FILE} is damaged. Stop `throughline up`, delete it, start again.") from error
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.hostname or ""
+    return parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
+
+
+def say_fault(text: str) -> None:
+    """On standard error, in red where there is colour."""
+    err.print(f"[red]{escape(text)}[/red]")
+
+
+class Duration(click.ParamType[float]):
+    """`90s`, `30m`, `2h`, `1d`, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds; a usage error where it has another form."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = DURATION.match(str(value))
+        if found is None:
+            self.fail(f"{value!r} is no duration. Write 90s, 30m, 2h or 1d.", param, ctx)
+        return float(found[1]) * UNIT_S[found[2]]
+
+
+def ago(then: float, now: float) -> str:
+    """How long since `then`, for a table: `3 s`, `12 min`, `5 h`, `2 d`; empty for 0."""
+    if not then:
+        return ""
+    seconds = max(0.0, now - then)
+    for bound, unit, size in ((120, "s", 1), (7_200, "min", 60), (172_800, "h", 3_600)):
+        if seconds < bound:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def clock_time(at: float) -> str:
+    """A Unix time as people here read it, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if at else ""

@@ -1,0 +1,83 @@
+"""`throughline status` shows endpoints, incidents and forced failovers; `throughline audit` checks the invariants."""
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from health.report import Status
+from router.cli_rim import FAULT_STATUS, Session, ago, clock_time, out
+
+if TYPE_CHECKING:
+    from router.runtime import Runtime
+
+COLOURS = {
+    Status.UP: "green",
+    Status.SUSPECT: "yellow",
+    Status.DOWN: "red",
+    Status.RECOVERING: "cyan",
+    Status.UNKNOWN: "dim",
+}
+
+
+@click.command()
+@click.pass_obj
+def status(session: Session) -> None:
+    """Each endpoint's state and why, open incidents, forced failovers."""
+    session.ask(_show_status)
+
+
+async def _show_status(runtime: "Runtime") -> None:
+    now = time.time()
+    table = Table("endpoint", "provider", "out", "in", "gate", "share", "due", "for", "why", box=None, pad_edge=False)
+    for state in await runtime.switchboard.endpoints():
+        forced = f"forced {state.forced}; " if state.forced else ""
+        table.add_row(
+            state.id,
+            state.provider,
+            _coloured(state.out),
+            _coloured(state.in_),
+            "open" if state.gate_open else "[red]closed[/red]",
+            f"{state.share:.0%}",
+            str(state.due),
+            ago(state.since, now),
+            escape(forced + (state.words or state.reason)),
+        )
+    out.print(table)
+    incidents = await runtime.switchboard.incidents(open_only=True)
+    out.print(f"\nOpen incidents: {len(incidents) or 'none'}")
+    for incident in incidents:
+        out.print(f"  {escape(str(incident.id))}  {escape(', '.join(sorted(incident.endpoints)))}")
+    failovers = await runtime.switchboard.failovers()
+    out.print(f"Forced failovers: {len(failovers) or 'none'}")
+    for failover in failovers:
+        out.print(
+            f"  {failover.id}  away from {escape(', '.join(sorted(failover.scope)))} to {failover.target or 'any'} "
+            f"until {clock_time(failover.expires_at)}: {escape(failover.why)} ({escape(failover.who)})"
+        )
+
+
+def _coloured(status: Status) -> str:
+    return f"[{COLOURS[status]}]{status}[/{COLOURS[status]}]"
+
+
+@click.command()
+@click.pass_obj
+def audit(session: Session) -> None:
+    """Check every invariant over everything stored. Status 1 if anything is wrong."""
+    findings = session.ask(_audit)
+    for finding in findings:
+        out.print(f"[red]{escape(str(finding))}[/red]")
+    if findings:
+        out.print(f"\n{len(findings)} findings. Each is a bug: keep the data folder and report them.")
+        sys.exit(FAULT_STATUS)
+    out.print("Nothing wrong: every accepted message is in one place, in order, within its bounds.")
+
+
+async def _audit(runtime: "Runtime") -> list[object]:
+    from router.audit import audit as find_faults  # noqa: PLC0415
+
+    return list(await find_faults(runtime.store))
