@@ -1,0 +1,219 @@
+"""What the open sockets of one web chat share in this process: the bell, the beat, whether chat is in trouble."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from channels.chat.session import BEAT_EVERY_S, BEAT_KEY, OUTBOX_TTL_S, Door
+from channels.errors import LocalFault
+from channels.tools import AdapterStore, Clock
+from health.report import Status
+from router.store.redis import StoreUnavailable as StoreFault
+from router.switchboard import StoreUnavailable, Switchboard
+
+if TYPE_CHECKING:
+    from router.web.chat_socket import ChatSocket
+
+STORE_TROUBLE = (LocalFault, StoreFault, StoreUnavailable)
+"""Redis is not there: ours alone, and it passes."""
+TICK_S = 0.25
+LOOK_EVERY_S = 2.0
+SOCKETS_MAX = 10_000
+"""In one process; more are turned away with 503."""
+SOCKETS_PER_SESSION_MAX = 8
+"""Tabs; the oldest is closed when there are more."""
+SAY_RATE_PER_S = 1.0
+SAY_BURST = 10.0
+
+log = structlog.get_logger()
+
+
+class ChatBell(Protocol):
+    """Wakes whoever waits for a session's outbox."""
+
+    async def wait(self, session: str, timeout_s: float) -> None:
+        """Return when there may be more in the outbox of `session`, or after `timeout_s`, whichever comes first."""
+
+
+class TickingBell:
+    """The bell of a process without one: rings for everybody four times a second.
+
+    All sessions wake in the same loop tick, so the store gathers their reads into one round trip.
+    """
+
+    def __init__(self) -> None:
+        self._tick = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ring until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            tick, self._tick = self._tick, asyncio.Event()
+            tick.set()
+
+    async def wait(self, session: str, timeout_s: float) -> None:
+        """Return at the next tick; every session's is the same one."""
+        del session
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._tick.wait()
+
+
+@dataclass(slots=True)
+class Allowance:
+    """A token bucket: `burst` at once, `rate_per_s` in the long run. It begins full."""
+
+    rate_per_s: float
+    burst: float
+    at: float
+    """Monotonic seconds, when it was last looked at."""
+    spent: float = 0.0
+
+    def take(self, now: float) -> float:
+        """Take one; 0, or the seconds to wait until there is one."""
+        self.spent = max(0.0, self.spent - (now - self.at) * self.rate_per_s)
+        self.at = now
+        if self.spent > self.burst - 1:
+            return (self.spent - self.burst + 1) / self.rate_per_s
+        self.spent += 1
+        return 0.0
+
+
+@dataclass(slots=True)
+class _Talk:
+    sockets: list["ChatSocket"] = field(default_factory=list)
+    allowance: Allowance | None = None
+
+
+class ChatHub:
+    """The sockets of one web chat in one process. `run` is entered once, around the life of the web role."""
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        organisation: str,
+        secret: str,
+        switchboard: Switchboard,
+        store: AdapterStore,
+        clock: Clock,
+        bell: ChatBell | None,
+    ) -> None:
+        self.door = door
+        self.organisation = organisation
+        self.secret = secret
+        self.switchboard = switchboard
+        self.store = store
+        self.clock = clock
+        self._ticking = TickingBell()
+        self.bell: ChatBell = bell or self._ticking
+        self.trouble = ""
+        """Why chat is in trouble, or empty."""
+        self._talks: dict[str, _Talk] = {}
+        self._sockets = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether this process holds all the sockets it may."""
+        return self._sockets >= SOCKETS_MAX
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Beat, look and ring until left; then close every socket, so that browsers go to another process."""
+        loops = (self._beat(), self._watch(), self._ticking.run())
+        tasks = [asyncio.create_task(loop, name=f"chat {self.door.endpoint}") for loop in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.close()
+            with contextlib.suppress(*STORE_TROUBLE):
+                await self.store.delete(BEAT_KEY)
+
+    async def close(self) -> None:
+        """Say goodbye to every browser; it comes back elsewhere, or here once we are back."""
+        sockets = [socket for talk in self._talks.values() for socket in talk.sockets]
+        await asyncio.gather(*(socket.leave("going away") for socket in sockets))
+
+    async def join(self, socket: "ChatSocket") -> None:
+        """One more open socket of its session."""
+        self._sockets += 1
+        talk = self._talks.setdefault(socket.session, _Talk())
+        talk.sockets.append(socket)
+        if len(talk.sockets) > SOCKETS_PER_SESSION_MAX:
+            await talk.sockets[0].leave("too many tabs")
+
+    def part(self, socket: "ChatSocket") -> None:
+        """A socket is gone."""
+        self._sockets -= 1
+        talk = self._talks[socket.session]
+        talk.sockets.remove(socket)
+        if not talk.sockets:
+            del self._talks[socket.session]
+
+    def may_say(self, session: str) -> float:
+        """0 when `session` may say something now, else the seconds it has to wait."""
+        now = self.clock.monotonic()
+        talk = self._talks.setdefault(session, _Talk())
+        talk.allowance = talk.allowance or Allowance(SAY_RATE_PER_S, SAY_BURST, now)
+        return talk.allowance.take(now)
+
+    async def show_elsewhere(self, said_in: "ChatSocket", frame: dict[str, object]) -> None:
+        """Show what was said in one tab in the session's others."""
+        talk = self._talks.get(said_in.session, _Talk())
+        await asyncio.gather(*(socket.tell(frame) for socket in talk.sockets if socket is not said_in))
+
+    async def _beat(self) -> None:
+        while True:
+            with contextlib.suppress(*STORE_TROUBLE):
+                await self.store.put(BEAT_KEY, str(self.clock.now()), OUTBOX_TTL_S)
+            await asyncio.sleep(BEAT_EVERY_S)
+
+    async def _watch(self) -> None:
+        after: str | None = None
+        looked = -LOOK_EVERY_S
+        while True:
+            try:
+                async for entry in self.switchboard.events(after=after, wait_s=LOOK_EVERY_S):
+                    if entry is not None:
+                        after = entry.id
+                        if entry.kind in {"side.rebound", "conversation.closed"}:
+                            await self._moved(entry.conversation_id)
+                    about_us = entry is not None and entry.endpoint == self.door.endpoint
+                    now = self.clock.monotonic()
+                    if about_us or now - looked >= LOOK_EVERY_S:
+                        looked = now
+                        await self._look()
+            except STORE_TROUBLE as fault:
+                await self._set_trouble("store")
+                log.warning("chat.watch_interrupted", endpoint=self.door.endpoint, reason=type(fault).__name__)
+            await asyncio.sleep(1)
+
+    async def _look(self) -> None:
+        for state in await self.switchboard.endpoints():
+            if state.id == self.door.endpoint:
+                bad = {Status.SUSPECT, Status.DOWN}
+                hurt = state.out in bad or state.in_ is Status.DOWN or not state.gate_open
+                await self._set_trouble((state.reason or "down") if hurt else "")
+
+    async def _set_trouble(self, why: str) -> None:
+        if bool(why) != bool(self.trouble):
+            log.info("chat.trouble_changed", endpoint=self.door.endpoint, trouble=why)
+            sockets = [socket for talk in self._talks.values() for socket in talk.sockets]
+            self.trouble = why
+            await asyncio.gather(*(socket.tell({"type": "trouble", "on": bool(why)}) for socket in sockets))
+        self.trouble = why
+
+    async def _moved(self, conversation_id: str) -> None:
+        if not conversation_id:
+            return
+        for talk in list(self._talks.values()):
+            for socket in list(talk.sockets):
+                if socket.conversation_id == conversation_id:
+                    await socket.tell_place()

@@ -1,0 +1,341 @@
+"""The WebSocket between a browser and us."""
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+
+from channels.messages import Address, Channel, Kind, ReceiptState
+from health.report import EndpointId, Status
+from router.domain.conversation import MessageClass, MessageState, SideName
+
+SMS = EndpointId("sms/sandbox")
+
+
+async def test_what_a_customer_says_is_accepted_before_it_is_taken(house):
+    browser = await house.connect()
+    taken = await browser.say("Where is my order?")
+    said = house.switchboard.accepted[0]
+    assert said.text == "Where is my order?"
+    assert said.sender == Address(Channel.CHAT, browser.session)
+    assert said.vendor_id == f"{browser.session}:client-id-1"
+    assert taken["id"] == "client-id-1" and taken["message"]
+    place = await browser.expect("place")
+    assert place["reference"] == "4F2K9" and place["here"]
+
+
+async def test_the_same_client_id_said_twice_is_one_message(house):
+    browser = await house.connect()
+    first = await browser.say("Hello")
+    again = await house.connect(token=browser.token)
+    second = await again.say("Hello")
+    assert len(house.switchboard.accepted) == 1
+    assert first["message"] == second["message"]
+
+
+async def test_words_the_store_cannot_take_are_asked_for_again(house):
+    browser = await house.connect()
+    house.switchboard.broken = True
+    await browser.send(type="say", id="client-id-1", text="Hello")
+    wait = await browser.expect("wait")
+    assert wait["id"] == "client-id-1" and wait["after_s"] > 0
+    assert not house.switchboard.accepted
+    house.switchboard.broken = False
+    assert (await browser.say("Hello"))["message"]
+
+
+async def test_a_message_is_delivered_and_its_acknowledgement_is_the_receipt(house):
+    browser = await house.connect()
+    await house.say_to(browser.session, "We are on it.", token="a0-77")
+    message = await browser.expect("message")
+    assert (message["number"], message["text"], message["kind"]) == (1, "We are on it.", "message")
+    assert "a0-77" not in json.dumps(message), "the attempt's token stays ours"
+    await browser.send(type="seen", number=1)
+    assert (await browser.expect("noted"))["number"] == 1
+    receipt = house.switchboard.receipts[0]
+    assert (receipt.token, receipt.state) == ("a0-77", ReceiptState.DELIVERED)
+
+
+async def test_an_acknowledgement_the_store_cannot_take_is_not_noted(house):
+    browser = await house.connect()
+    await house.say_to(browser.session, "One")
+    await browser.expect("message")
+    house.switchboard.broken = True
+    await browser.send(type="seen", number=1)
+    await browser.send(type="ping")
+    await browser.expect("pong")
+    assert "noted" not in [frame["type"] for frame in browser.heard]
+    house.switchboard.broken = False
+    await browser.send(type="seen", number=1)
+    await browser.expect("noted")
+
+
+async def test_a_browser_that_comes_back_gets_what_it_has_not_acknowledged_and_nothing_else(house):
+    browser = await house.connect()
+    for number in (1, 2, 3):
+        await house.say_to(browser.session, f"Message {number}", message_id=f"m0-{number}", token=f"a0-{number}")
+    await browser.expect("message")
+    await browser.send(type="seen", number=1)
+    await browser.expect("noted")
+    await browser.socket.close()
+    again = await house.connect(token=browser.token, cursor=1)
+    assert [(await again.expect("message"))["number"] for _ in range(2)] == [2, 3]
+    assert again.session == browser.session
+
+
+async def test_messages_come_while_nobody_is_there_and_are_delivered_later(house):
+    browser = await house.connect()
+    await browser.socket.close()
+    await house.say_to(browser.session, "While you were away")
+    again = await house.connect(token=browser.token)
+    assert (await again.expect("message"))["text"] == "While you were away"
+
+
+async def test_no_more_than_the_window_is_under_way_unacknowledged(house):
+    browser = await house.connect()
+    for number in range(1, 41):
+        await house.say_to(browser.session, f"{number}", message_id=f"m0-{number}", token=f"a0-{number}")
+    got = [(await browser.expect("message"))["number"] for _ in range(32)]
+    assert got == list(range(1, 33))
+    with pytest.raises(TimeoutError):
+        await browser.expect("message", within_s=0.6)
+
+
+async def test_an_acknowledgement_makes_room_in_the_window(house):
+    browser = await house.connect()
+    for number in range(1, 36):
+        await house.say_to(browser.session, f"{number}", message_id=f"m0-{number}", token=f"a0-{number}")
+    for number in range(1, 36):
+        assert (await browser.expect("message"))["number"] == number
+        await browser.send(type="seen", number=number)
+
+
+async def test_a_forged_or_foreign_token_begins_a_new_session(house):
+    browser = await house.connect()
+    forged = browser.session + "." + "0" * 64
+    for token in (forged, browser.session, "", "x" * 150, browser.token[:-1] + "é"):
+        other = await house.connect(token=token)
+        assert other.session != browser.session
+
+
+async def test_history_shows_both_directions_and_nothing_that_is_not_the_customers(house):
+    browser = await house.connect()
+    taken = await browser.say("My question")
+    talk = house.switchboard.by_key[f"{browser.session}:client-id-1"].conversation_id
+    said = house.switchboard.said
+    said(talk, "Sent by SMS", endpoint=SMS, state=MessageState.DELIVERED)
+    said(talk, "Not said yet", state=MessageState.QUEUED)
+    said(talk, "Taken back", state=MessageState.CANCELLED)
+    said(talk, "For agents only", side=SideName.AGENT, author="g0-ben")
+    said(talk, "Told to the agent", side=SideName.AGENT, kind=Kind.NOTICE, author="router")
+    said(talk, "Code 123456", endpoint=SMS, message_class=MessageClass.SECRET)
+    said(talk, "We moved", kind=Kind.NOTICE, author="router")
+    again = await house.connect(token=browser.token)
+    lines = (await again.expect("history"))["lines"]
+    assert [(line["from"], line["text"], line["via"]) for line in lines] == [
+        ("customer", "My question", ""),
+        ("us", "Sent by SMS", "sms"),
+        ("notice", "We moved", ""),
+    ]
+    assert lines[0]["id"] == taken["message"]
+    assert lines[1]["author"] == "Ana"
+
+
+async def test_one_session_never_sees_anothers_history(house):
+    one = await house.connect()
+    await one.say("Private")
+    await (await house.connect()).say("Mine")
+    other = await house.connect()
+    await other.send(type="ping")
+    await other.expect("pong")
+    assert [frame["type"] for frame in other.heard] == ["welcome", "pong"]
+
+
+async def test_a_long_history_comes_in_frames_within_the_limit(house):
+    browser = await house.connect()
+    await browser.say("Start")
+    talk = next(iter(house.switchboard.views))
+    for _ in range(30):
+        house.switchboard.said(talk, "ä" * 9_000)
+    again = await house.connect(token=browser.token)
+    await again.expect("place")
+    frames = [frame for frame in again.heard if frame["type"] == "history"]
+    assert sum(len(frame["lines"]) for frame in frames) == 31
+    assert all(len(json.dumps(frame, ensure_ascii=False).encode()) <= 64 * 1024 for frame in frames)
+
+
+async def test_the_browser_hears_where_the_talk_went_and_that_it_is_back(house):
+    browser = await house.connect()
+    await browser.say("Hello")
+    await browser.expect("place")
+    talk = next(iter(house.switchboard.views))
+    house.switchboard.move(talk, SMS, Address(Channel.SMS, "+12025550100"))
+    place = await browser.expect("place")
+    assert place == {
+        "type": "place", "reference": "4F2K9", "here": False, "channel": "sms", "address": "+1•••0100", "next": [],
+    }  # fmt: skip
+    house.switchboard.move(talk, EndpointId("chat/web"), Address(Channel.CHAT, browser.session))
+    assert (await browser.expect("place"))["here"]
+
+
+async def test_the_browser_hears_of_trouble_and_of_its_end(house, until):
+    browser = await house.connect()
+    house.switchboard.set_status(Status.SUSPECT)
+    assert (await browser.expect("trouble"))["on"] is True
+    late = await house.connect()
+    assert (await late.expect("trouble"))["on"] is True
+    house.switchboard.set_status(Status.UP)
+    assert (await browser.expect("trouble"))["on"] is False
+
+
+async def test_what_is_said_in_one_tab_shows_in_the_other(house):
+    one = await house.connect()
+    two = await house.connect(token=one.token)
+    taken = await one.say("From the first tab")
+    line = (await two.expect("history"))["lines"][0]
+    assert (line["id"], line["text"]) == (taken["message"], "From the first tab")
+
+
+async def test_a_ninth_tab_closes_the_first(house):
+    first = await house.connect()
+    others = [await house.connect(token=first.token) for _ in range(8)]
+    assert not any(other.socket.closed for other in others)
+    message = await asyncio.wait_for(first.socket.receive(), 5)
+    assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+
+
+async def test_details_with_consent_become_bindings(house):
+    browser = await house.connect()
+    await browser.say("Hello")
+    await browser.send(
+        type="details", name="Dana", email=" Dana@Customer.Example ", phone="+1 (202) 555-0100", consent=True
+    )
+    await browser.expect("details_taken")
+    customer = next(iter(house.switchboard.customers.values()))
+    added = {str(b.address): b for b in customer.bindings}
+    assert added["sms:+12025550100"].consent and not added["sms:+12025550100"].verified
+    assert not added["email:dana@customer.example"].verified
+    place = await browser.expect("place")
+    assert place["next"][0] == {"channel": "sms", "address": "+1•••0100"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"phone": "+12025550100", "consent": False}, "no_consent"),
+        ({"phone": "12", "consent": True}, "bad_phone"),
+        ({"phone": "+19005550100", "consent": True}, "bad_phone"),
+        ({"email": "no mailbox", "consent": True}, "bad_email"),
+        ({"email": "a@b.example\r\nBcc: c@d.example", "consent": True}, "bad_email"),
+    ],
+)
+async def test_details_that_will_not_do_add_nothing(house, fields, reason):
+    browser = await house.connect()
+    await browser.say("Hello")
+    await browser.send(type="details", **fields)
+    assert (await browser.expect("details_refused"))["reason"] == reason
+    assert len(next(iter(house.switchboard.customers.values())).bindings) == 1
+
+
+async def test_a_form_does_not_undo_a_stop(house):
+    from router.domain.conversation import Binding
+
+    one = await house.connect()
+    await one.say("Hello")
+    stopped = Binding(Address(Channel.SMS, "+12025550100"), consent=False, verified=True)
+    await house.switchboard.set_binding(next(iter(house.switchboard.customers)), stopped)
+    two = await house.connect()
+    await two.say("Hello")
+    await two.send(type="details", phone="+12025550100", consent=True)
+    assert (await two.expect("details_refused"))["reason"] == "opted_out"
+
+
+async def test_who_talks_too_fast_waits_and_loses_nothing(house):
+    browser = await house.connect()
+    for number in range(11):
+        await browser.send(type="say", id=f"client-id-{number}", text=str(number))
+    wait = await browser.expect("wait")
+    assert wait["id"] == "client-id-10"
+    assert len(house.switchboard.accepted) == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"type":"say","id":"x","text":"short id"}',
+        '{"type":"hello"}',
+        '{"type":"seen","number":-1}',
+        '{"type":"say","id":"client-id-1","text":"a","admin":true}',
+    ],
+)
+async def test_a_malformed_frame_closes_the_socket_and_accepts_nothing(house, text):
+    browser = await house.connect()
+    await browser.socket.send_str(text)
+    message = await asyncio.wait_for(browser.socket.receive(), 5)
+    assert message.type is aiohttp.WSMsgType.CLOSE and message.data == 1008
+    assert not house.switchboard.accepted
+
+
+async def test_a_frame_over_the_limit_closes_the_socket(house):
+    browser = await house.connect()
+    await browser.send(type="say", id="client-id-1", text="x" * 70_000)
+    message = await asyncio.wait_for(browser.socket.receive(), 5)
+    assert message.type is aiohttp.WSMsgType.CLOSE and message.data == 1009
+
+
+async def test_an_empty_message_is_refused_in_words(house):
+    browser = await house.connect()
+    await browser.send(type="say", id="client-id-1", text=" \x00 ")
+    assert (await browser.expect("refused"))["reason"] == "empty"
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://shop.example", 101),
+        ("https://talk.example", 101),
+        ("https://shop.example.evil.example", 403),
+        ("http://shop.example", 403),
+        ("null", 403),
+    ],
+)
+async def test_only_listed_origins_and_our_own_come_in(house, origin, status):
+    try:
+        await house.connect(origin=origin)
+        got = 101
+    except aiohttp.WSServerHandshakeError as error:
+        got = error.status
+    assert got == status
+
+
+async def test_our_own_origin_always_comes_in(house):
+    assert await house.connect(origin=house.url)
+
+
+async def test_the_page_has_a_strict_policy_and_the_widget_is_small(house):
+    async with house.http.get(f"{house.url}/chat") as page:
+        policy = page.headers["Content-Security-Policy"]
+        body = await page.text()
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "<style" not in body and "onload" not in body and "<script>" not in body
+    size = 0
+    for name in ("widget.js", "link.js", "style.js", "words.js"):
+        async with house.http.get(
+            f"{house.url}/chat/{name}", headers={"Accept-Encoding": "gzip"}, auto_decompress=False
+        ) as file:
+            assert file.headers["Access-Control-Allow-Origin"] == "*"
+            size += len(await file.read())
+    assert size < 15_000, "bytes over the wire"
+
+
+async def test_the_beat_says_that_a_web_process_is_there(house, until):
+    await until(lambda: "beat" in house.store.values)
+    await house.adapter.probe()
+
+
+async def test_an_unknown_chat_is_not_found(house):
+    async with house.http.get(f"{house.url}/chat/ws?endpoint=chat/other") as answer:
+        assert answer.status == 404
