@@ -38,6 +38,8 @@ RETRY_AFTER_MAX_S = 3600.0
 RETRY_OVERRIDES = "#rc=5&rp=all"
 """Connection overrides: by default Twilio tries a callback once more, and only if it could not connect."""
 
+_QUERY_SAFE = "/?:@!$'()*,"
+
 # Error codes of the REST API, by what they mean for us (twilio.com/docs/api/errors). Twilio keeps refining them;
 # a code in none of these sets is taken as a rejection of this one message.
 UNREACHABLE_CODES = frozenset(
@@ -108,10 +110,14 @@ class TwilioAccount:
         self._tools = tools
 
     def hook_url(self, step: str, query: Mapping[str, str]) -> str:
-        """Our public URL for `step` of this endpoint, with the query's empty values left out."""
+        """Our public URL for `step` of this endpoint, with the query's empty values left out.
+
+        Signs that may stand in a query as they are (RFC 3986, 3.4) do: a client or proxy on the way that tidies URLs
+        would unquote them, and Twilio's signature would no longer fit.
+        """
         kept = {name: value for name, value in query.items() if value}
         url = f"{self._tools.public_url}/hooks/{self._tools.endpoint}/{step}"
-        return f"{url}?{urlencode(kept)}" if kept else url
+        return f"{url}?{urlencode(kept, safe=_QUERY_SAFE)}" if kept else url
 
     def authorization(self) -> dict[str, str]:
         """The header that proves who we are; made for each request so that no object carries it about."""
@@ -158,7 +164,8 @@ class TwilioAccount:
         raise EndpointUnavailable(failure.reason, failure.words)  # a probe carries no message: nothing is unknown
 
     async def _request(self, method: str, path: str, form: Mapping[str, str] | None) -> Answer:
-        timeout = aiohttp.ClientTimeout(total=IO_S, connect=CONNECT_S, sock_connect=CONNECT_S)
+        # The client would round a limit of five seconds or more up to the next full second of its clock.
+        timeout = aiohttp.ClientTimeout(total=IO_S, connect=CONNECT_S, ceil_threshold=60)
         async with self._tools.http.request(
             method,
             self._base + path,
@@ -180,12 +187,10 @@ class TwilioAccount:
     def _retry_after(self, value: str) -> float:
         """Seconds from a `Retry-After` header (RFC 9110, 10.2.3), 1 to 3,600; 1 if it says nothing we can read."""
         try:
-            seconds = float(value)
+            at_date = parsedate_to_datetime(value).timestamp() - self._tools.clock.now()
         except ValueError:
-            try:
-                seconds = parsedate_to_datetime(value).timestamp() - self._tools.clock.now()
-            except ValueError:
-                seconds = 1.0
+            at_date = 1.0
+        seconds = float(value[:9]) if value.isascii() and value.isdigit() else at_date
         return min(max(seconds, 1.0), RETRY_AFTER_MAX_S)
 
     def verified_form(self, webhook: Webhook) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from channels.sandbox.twilio_call import Auto, Call, NoSuchCall, Pressed, Spoken, Walk
-from channels.sandbox.twilio_server import API, PATIENCE_S, Refused, TwilioServer, new_sid, query_value
+from channels.sandbox.twilio_server import API, LOST, PATIENCE_S, Refused, TwilioServer, new_sid, query_value
 from channels.sandbox.vendor import Entry, Journal
 
 __all__ = ["Call", "NoSuchCall", "TwilioSmsVendor", "TwilioVoiceVendor"]
@@ -109,7 +109,7 @@ class TwilioSmsVendor(TwilioServer):
             raise Refused(400, 21617, "The concatenated message body exceeds the 1600 character limit.")
         if to in self.opted_out:
             raise Refused(400, 21610, "Attempt to send to unsubscribed recipient")
-        sid, lost = new_sid("SM"), bool(request["lost"])
+        sid, lost = new_sid("SM"), request[LOST]
         self.journal.add(
             at=self._clock(),
             endpoint=self.endpoint,
@@ -271,7 +271,7 @@ class TwilioVoiceVendor(TwilioServer):
             raise Refused(400, 21205, "Url is not a valid URL")
         if len(self._live) >= CALLS_MAX:
             raise Refused(429, 10004, "Call concurrency limit exceeded")
-        sid, token, lost = new_sid("CA"), query_value(url, "t"), bool(request["lost"])
+        sid, token, lost = new_sid("CA"), query_value(url, "t"), request[LOST]
         self.journal.add(
             at=self._clock(),
             endpoint=self.endpoint,

@@ -30,6 +30,8 @@ TASKS_MAX = 20_000
 POSTS_MAX = 64
 """Webhooks under way at once."""
 
+LOST = web.RequestKey("lost", bool)
+"""Whether this message is taken and delivered to nobody."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -110,14 +112,14 @@ class TwilioServer:
         self.switch = Switch(fault, share, self._clock())
         self._switched.set()  # what hung is let go
         self._switched = asyncio.Event()
-        if fault is Fault.REFUSE and share >= 1.0:
+        if fault in (Fault.REFUSE, Fault.FLAP):
             await self._shut()
-        elif fault is Fault.FLAP:
-            self._turning = asyncio.create_task(self._turn(FLAP_PERIOD_S / 2, FLAP_PERIOD_S / 2))
-        elif fault is Fault.REFUSE:
-            self._turning = asyncio.create_task(self._turn(REFUSE_PERIOD_S * share, REFUSE_PERIOD_S * (1 - share)))
         else:
             await self._open()
+        if fault is Fault.FLAP:
+            self._turning = asyncio.create_task(self._turn(FLAP_PERIOD_S / 2, FLAP_PERIOD_S / 2))
+        elif fault is Fault.REFUSE and share < 1.0:
+            self._turning = asyncio.create_task(self._turn(REFUSE_PERIOD_S * share, REFUSE_PERIOD_S * (1 - share)))
 
     def credentials(self) -> dict[str, object]:
         """What both kinds of `[[endpoints]]` table have."""
@@ -140,7 +142,7 @@ class TwilioServer:
     async def _open(self) -> None:
         if self._runner is not None:
             return
-        app = web.Application(client_max_size=REQUEST_MAX, middlewares=[web.middleware(self._misbehave)])
+        app = web.Application(client_max_size=REQUEST_MAX, middlewares=[self._misbehave])
         app.router.add_get(f"{API}/{self.account_sid}.json", self._account)
         self.add_routes(app.router)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05)
@@ -166,13 +168,12 @@ class TwilioServer:
     async def _account(self, request: web.Request) -> web.Response:
         return web.json_response({"sid": self.account_sid, "status": "active", "type": "Full"})
 
+    @web.middleware
     async def _misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every request passes here: the whole of it is read, then the fault in force has its way."""
         await request.read()
         fault = self._fault_now()
         taking = request.method == "POST"
-        if fault is Fault.REFUSE:
-            self._break_off(request)
         if fault is Fault.HANG:
             await self._wait_switched()
             self._break_off(request)
@@ -182,7 +183,7 @@ class TwilioServer:
             return problem(429, 20429, "Too many requests", {"Retry-After": "1"})
         if not self._authorised(request):
             return problem(401, 20003, "Authenticate")
-        request["lost"] = taking and fault is Fault.LOSE_SILENTLY
+        request[LOST] = taking and fault is Fault.LOSE_SILENTLY
         try:
             response = await handler(request)
         except Refused as refused:
@@ -194,8 +195,9 @@ class TwilioServer:
         return response
 
     def _fault_now(self) -> Fault:
-        fault = self.switch.now_is(self._clock())
-        return fault if fault is Fault.NONE or random.random() < self.switch.share else Fault.NONE
+        if self.switch.fault in (Fault.REFUSE, Fault.FLAP):
+            return Fault.NONE  # those are the port's: whoever came this far found it open
+        return self.switch.fault if random.random() < self.switch.share else Fault.NONE
 
     async def _wait_switched(self) -> None:
         try:
