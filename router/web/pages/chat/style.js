@@ -41,7 +41,7 @@ header h2 { margin: 0; font-size: 17px; line-height: 1.25; overflow-wrap: anywhe
 .line.mine { align-self: flex-end; }
 .text { padding: 9px 13px; border-radius: 16px 16px 16px 4px; background: var(--ours); border: 1px solid var(--line); white-space: pre-wrap; overflow-wrap: anywhere; }
 .mine .text { background: var(--mine); color: var(--mine-ink); border-color: var(--mine); border-radius: 16px 16px 4px; }
-.pending .text { opacity: .7; }
+.pending .text { border-style: dashed; border-color: #fff; }
 .meta { font-size: 12px; color: var(--soft); padding: 2px 4px 0; }
 .mine .meta { text-align: right; }
 .failed .meta { color: var(--bad); }
@@ -49,10 +49,12 @@ header h2 { margin: 0; font-size: 17px; line-height: 1.25; overflow-wrap: anywhe
 .notice .text { background: var(--info); color: var(--info-ink); border-color: var(--info-line); border-radius: 12px; font-size: 14px; }
 .mark { align-self: stretch; display: flex; align-items: center; gap: 10px; font-size: 12.5px; color: var(--soft); margin: 6px 0; }
 .mark::before, .mark::after { content: ""; flex: 1; border-top: 1px solid var(--line); }
-.hello { align-self: center; text-align: center; color: var(--soft); max-width: 34ch; margin: auto; }
+.hello { align-self: center; text-align: center; color: var(--soft); max-width: 36ch; margin: auto !important; text-wrap: balance; }
+.hello .quiet { font-size: 14px; }
 .details { border-top: 1px solid var(--line); padding: 12px 16px; display: grid; gap: 8px; max-height: 60%; overflow-y: auto; flex: none; }
 .details h3 { margin: 0; font-size: 15px; }
 .details h3 small { display: block; font-weight: 400; color: var(--soft); font-size: 13px; }
+.fields { display: grid; gap: 8px 12px; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); align-items: end; }
 .details label { font-size: 13px; display: grid; gap: 2px; }
 .details input:not([type=checkbox]) { padding: 8px 10px; border: 1px solid #7b8894; border-radius: 8px; background: var(--paper); font-size: 16px; width: 100%; }
 .details label.consent { display: flex; gap: 8px; align-items: flex-start; font-size: 14px; }
@@ -60,7 +62,7 @@ header h2 { margin: 0; font-size: 17px; line-height: 1.25; overflow-wrap: anywhe
 .problem { color: var(--bad); font-size: 14px; margin: 0; }
 .row { display: flex; gap: 8px; }
 .main, .quiet { padding: 8px 14px; border-radius: 8px; border: 1px solid var(--mine); background: var(--mine); color: #fff; }
-.quiet { background: none; border-color: var(--line); color: var(--ink); }
+.quiet { background: none; border-color: #7b8894; color: var(--ink); }
 .say { display: flex; gap: 8px; padding: 10px 12px; border-top: 1px solid var(--line); align-items: flex-end; padding-bottom: max(10px, env(safe-area-inset-bottom)); }
 .say textarea { flex: 1; min-width: 0; resize: none; max-height: 140px; padding: 10px 14px; border: 1px solid #7b8894; border-radius: 20px; background: var(--paper); font-size: 16px; line-height: 1.35; }
 .say button { border: 0; width: 44px; height: 44px; border-radius: 50%; background: var(--mine); color: #fff; display: grid; place-items: center; flex: none; }

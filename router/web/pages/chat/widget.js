@@ -13,7 +13,7 @@ const icons = {
   chat: "M4 5h16v11H9l-5 4z",
   close: "M6 6l12 12M18 6L6 18",
   send: "M4 12h15M13 6l6 6-6 6",
-  reach: "M5 4h4l2 5-2.5 1.5a11 11 0 005 5L15 13l5 2v4a2 2 0 01-2 2A16 16 0 013 6a2 2 0 012-2z",
+  reach: "M3 5h18v14H3zM9 12.5a2 2 0 100-4 2 2 0 000 4zM5.8 16c1.2-2 5.2-2 6.4 0M15.5 10h2.5M15.5 14h2.5",
 };
 
 function make(tag, attributes = {}, ...children) {
@@ -43,6 +43,7 @@ class Chat extends HTMLElement {
     if (this.shadowRoot) return;
     this.lines = new Map();
     this.marks = new Map();
+    this.low = true;
     this.state = { open: false, trouble: false, place: null, unread: 0, connectedOnce: false };
     const base = new URL(this.getAttribute("src") ?? import.meta.url);
     const door = this.getAttribute("endpoint") ?? "";
@@ -67,7 +68,8 @@ class Chat extends HTMLElement {
     this.reach = make("button", { className: "icon", type: "button", title: word("details"), ariaLabel: word("details"), hidden: true }, icon("reach"));
     this.shut = make("button", { className: "icon", type: "button", title: word("close"), ariaLabel: word("close"), hidden: this.full }, icon("close"));
     this.banner = make("div", { className: "banner", role: "alert", hidden: true });
-    this.hello = make("p", { className: "hello" }, word("hello"));
+    this.offer = make("button", { className: "quiet", type: "button", hidden: true }, word("details"));
+    this.hello = make("div", { className: "hello" }, make("p", {}, word("hello")), this.offer);
     this.log = make("div", { className: "log", role: "log", ariaLabel: word("log"), tabIndex: 0 }, this.hello);
     this.log.setAttribute("aria-live", "polite");
     this.text = make("textarea", { rows: 1, maxLength: TEXT_MAX, placeholder: word("write"), ariaLabel: word("write") });
@@ -95,9 +97,12 @@ class Chat extends HTMLElement {
     this.details = make(
       "form", { className: "details", noValidate: true, hidden: true },
       make("h3", {}, word("details"), make("small", {}, word("detailsHint"))),
-      field("fullName", word("name"), "text", "name"),
-      field("mailbox", word("mailbox"), "email", "email"),
-      field("mobile", word("mobile"), "tel", "tel"),
+      make(
+        "div", { className: "fields" },
+        field("fullName", word("name"), "text", "name"),
+        field("mailbox", word("mailbox"), "email", "email"),
+        field("mobile", word("mobile"), "tel", "tel"),
+      ),
       make("label", { className: "consent" }, this.consent, make("span", {}, word("consent"))),
       this.problem,
       make("div", { className: "row" }, make("button", { className: "main" }, word("save")), this.later),
@@ -122,8 +127,12 @@ class Chat extends HTMLElement {
     this.shut.onclick = () => this.toggle(false);
     this.panel.onkeydown = (event) => event.key === "Escape" && !this.full && this.toggle(false);
     this.reach.onclick = () => this.openDetails(this.details.hidden);
+    this.offer.onclick = () => this.openDetails(true);
     this.later.onclick = () => this.openDetails(false);
     this.details.onsubmit = (event) => (event.preventDefault(), this.leaveDetails());
+    // Whoever reads the end goes on reading the end, whatever grows or shrinks.
+    this.log.onscroll = () => (this.low = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60);
+    new ResizeObserver(() => this.low && this.toEnd()).observe(this.log);
     this.form.onsubmit = (event) => (event.preventDefault(), this.say());
     this.text.oninput = () => this.grow();
     this.text.onkeydown = (event) => {
@@ -138,16 +147,22 @@ class Chat extends HTMLElement {
       this.state.unread = 0;
       this.link.connect();
       this.text.focus();
-      this.log.scrollTop = this.log.scrollHeight;
+      this.toEnd();
     } else this.launch.focus();
     this.refresh();
+  }
+
+  toEnd() {
+    this.log.scrollTop = this.log.scrollHeight;
+    this.low = true;
   }
 
   greet(frame) {
     this.state.connectedOnce = true;
     if (frame.title) this.heading.textContent = frame.title;
+    if (this.full) Object.assign(document, { title: this.heading.textContent }).documentElement.lang = language;
     this.organisation = frame.organisation;
-    this.reach.hidden = !frame.ask_details;
+    this.reach.hidden = this.offer.hidden = !frame.ask_details;
     if (!frame.resumed) this.state.place = null;
   }
 
@@ -212,7 +227,6 @@ class Chat extends HTMLElement {
 
   // Puts the lines in order, with a mark wherever the day or the channel changes; touches only nodes out of place.
   arrange() {
-    const low = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
     const lines = [...this.lines.values()].sort((a, b) => (a.pending ? 1 : 0) - (b.pending ? 1 : 0) || a.at - b.at).slice(-LINES_MAX);
     const nodes = [];
     let via = "chat";
@@ -220,17 +234,16 @@ class Chat extends HTMLElement {
     for (const line of lines) {
       const today = daily.format(line.at * 1000);
       if (today !== day) nodes.push(this.mark(`day:${line.id}`, (day = today)));
-      const here = line.via || "chat";
+      const here = line.pending ? via : line.via || "chat";
       if (here !== via) nodes.push(this.mark(`via:${line.id}`, here === "chat" ? word("back") : word("via", { channel: word(here) })));
       via = here;
       nodes.push(line.node);
     }
-    this.hello.hidden = nodes.length > 0;
-    nodes.unshift(this.hello);
+    if (!nodes.length) nodes.push(this.hello);
     const keep = new Set(nodes);
     for (const node of [...this.log.children]) if (!keep.has(node)) node.remove();
     nodes.forEach((node, place) => this.log.children[place] !== node && this.log.insertBefore(node, this.log.children[place] ?? null));
-    if (low || lines.at(-1)?.pending) this.log.scrollTop = this.log.scrollHeight;
+    if (this.low || lines.at(-1)?.pending) this.toEnd();
   }
 
   mark(key, text) {
