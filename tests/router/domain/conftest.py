@@ -93,7 +93,7 @@ def inbound() -> Callable[..., InboundMessage]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wording() -> Wording:
     """The packaged texts, checked."""
     wording = Wording(packaged_catalogues(), "Contoso Insurance")
