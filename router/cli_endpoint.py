@@ -7,6 +7,7 @@ import re
 import textwrap
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 import click
 from pydantic import BaseModel, SecretStr
@@ -51,25 +52,44 @@ def add(session: Session, provider: str, name: str) -> None:
 
 
 def write_table(model: type[EndpointSettings], provider: str, identity: str) -> str:
-    """The TOML text: required fields to fill in, the others commented out with their defaults."""
-    meanings = _meanings(model)
+    """The TOML text: required fields to fill in, the others commented out with their defaults.
+
+    A line that begins with `#` and no blank is a setting; with a blank it is a comment.
+    """
     lines = ["[[endpoints]]", f'id = "{identity}"', f'provider = "{provider}"']
     stem = re.sub(r"[^A-Z0-9]", "_", identity.upper())
+    return "\n".join(lines + _fields(model, "endpoints", stem)) + "\n"
+
+
+def _fields(model: type[BaseModel], path: str, stem: str, comment: str = "") -> list[str]:
+    """A model's own fields, then the tables within it, all of which are optional and so commented out."""
+    meanings = _meanings(model)
+    lines: list[str] = []
+    tables: list[str] = []
     fields = [(name, field) for name, field in model.model_fields.items() if name not in NOT_WRITTEN]
     for name, field in sorted(fields, key=lambda pair: not pair[1].is_required()):
-        about = field.description or meanings.get(name, "")
-        lines += [f"# {line}" for line in textwrap.wrap(about, COMMENT_WIDTH)]
-        lines.append(_line(name, field, f"{stem}_{name.upper()}"))
-    return "\n".join(lines) + "\n"
+        about = [f"# {line}" for line in textwrap.wrap(meanings.get(name, ""), COMMENT_WIDTH)]
+        variable = f"{stem}_{name.upper()}"
+        if inner := _table_in(field):
+            tables += [*about, f"#[{path}.{name}]", *_fields(inner, f"{path}.{name}", variable, "#")]
+        else:
+            line = _line(name, field, variable)
+            lines += [*about, comment + line.removeprefix("#") if comment else line]
+    return lines + tables
+
+
+def _table_in(field: FieldInfo) -> type[BaseModel] | None:
+    parts = get_args(field.annotation) or (field.annotation,)
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def _line(name: str, field: FieldInfo, variable: str) -> str:
     if "SecretStr" in str(field.annotation):
-        return f'{"" if field.is_required() else "# "}{name} = "${{{variable}}}"'
+        return f'{"" if field.is_required() else "#"}{name} = "${{{variable}}}"'
     if field.is_required():
         return f'{name} = ""  # required'
     default = _toml(field.get_default(call_default_factory=True))
-    return f"# {name} = {default}" if default else f"# {name} ="
+    return f"#{name} = {default}" if default else f"#{name} ="
 
 
 def _toml(value: object) -> str:
@@ -97,5 +117,5 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
             if isinstance(here, ast.AnnAssign) and isinstance(here.target, ast.Name) and isinstance(after, ast.Expr):
                 text = after.value.value if isinstance(after.value, ast.Constant) else None
                 if isinstance(text, str):
-                    found[here.target.id] = " ".join(text.split())
+                    found[here.target.id] = " ".join(text.split()).replace("None: ", "Without it: ")
     return found

@@ -13,6 +13,7 @@ import click
 from rich.markup import escape
 
 from channels.messages import Channel
+from channels.registry import listens_on
 from router.cli_rim import RUN_FILE, Fault, Session, err, out, ping, read_run_file, with_redis, write_run_file
 from router.private_redis import NoRedisFound, PrivateRedis
 from router.process_tree import Child, Listener, ProcessTree, TreeStopped, end_orphaned_redis, find_taken
@@ -66,11 +67,20 @@ def demo(session: Session, customers: int) -> None:
 
 def listeners(settings: Settings) -> list[Listener]:
     """The ports that `up` will listen on, each with the setting that chooses it."""
-    web = Listener(settings.web.host, settings.web.port, "[web] port, or THROUGHLINE_WEB__PORT")
-    if not settings.sandbox_enabled:
-        return [web]
-    pocket = Listener(settings.sandbox.host, settings.sandbox.port, "[sandbox] port, or THROUGHLINE_SANDBOX__PORT")
-    return [web, pocket]
+    own = [
+        Listener(*place, setting=f"the listener's port in the [[endpoints]] table of {endpoint.id}")
+        for endpoint in settings.endpoints
+        if (place := listens_on(endpoint))
+    ]
+    return [_web(settings), *([_pocket(settings)] if settings.sandbox_enabled else []), *own]
+
+
+def _web(settings: Settings) -> Listener:
+    return Listener(settings.web.host, settings.web.port, "[web] port, or THROUGHLINE_WEB__PORT")
+
+
+def _pocket(settings: Settings) -> Listener:
+    return Listener(settings.sandbox.host, settings.sandbox.port, "[sandbox] port, or THROUGHLINE_SANDBOX__PORT")
 
 
 def children(settings: Settings, file: Path | None) -> list[Child]:
@@ -88,14 +98,13 @@ def children(settings: Settings, file: Path | None) -> list[Child]:
     def child(name: str, *arguments: str, listener: Listener | None = None) -> Child:
         return Child(name, (sys.executable, "-m", "router", *arguments), listener, environment)
 
-    web, *pocket = listeners(settings)
-    vendors = [child("sandbox", "sandbox", listener=pocket[0])] if pocket else []
+    vendors = [child("sandbox", "sandbox", listener=_pocket(settings))] if settings.sandbox_enabled else []
     dispatchers = [
         child(f"dispatch-{channel}", "dispatch", "--channel", channel.value) for channel in served_channels(settings)
     ]
     return [
         *vendors,
-        child("web", "web", listener=web),
+        child("web", "web", listener=_web(settings)),
         *dispatchers,
         child("supervise", "supervise"),
         child("clockwork", "clockwork"),
