@@ -91,12 +91,11 @@ def _fits(text: str, segments_max: int) -> bool:
 # Compared without accents, case, spaces and outer punctuation, and only as the whole message. English as CTIA's
 # messaging principles and the FCC's rule on revocation (47 CFR 64.1200(a)(10)) list it. Left out on purpose: YES, OUI,
 # SÍ, JA (answers to questions; consent must not come back by accident), NO, FIN, ENDE and FERTIG (ordinary words).
-_STOP = frozenset(
-    ("stop", "stopall", "unsubscribe", "cancel", "end", "quit", "optout", "revoke")
-    + ("arret", "arreter", "desabonner", "desabonnement", "desinscription")
-    + ("alto", "parar", "baja", "cancelar")
-    + ("stopp", "abmelden", "abbestellen")
-)
+_STOP_ENGLISH = ("stop", "stopall", "unsubscribe", "cancel", "end", "quit", "optout", "revoke")
+_STOP_FRENCH = ("arret", "arreter", "desabonner", "desabonnement", "desinscription")
+_STOP_SPANISH = ("alto", "parar", "baja", "cancelar")
+_STOP_GERMAN = ("stopp", "abmelden", "abbestellen")
+_STOP = frozenset((*_STOP_ENGLISH, *_STOP_FRENCH, *_STOP_SPANISH, *_STOP_GERMAN))
 _START = frozenset(
     ("start", "unstop", "optin", "subscribe", "reprendre", "reabonner", "alta", "iniciar", "anmelden", "starten")
 )

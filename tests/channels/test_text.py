@@ -1,0 +1,111 @@
+"""Text rules of every channel."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels.text import clean_text, one_line, opt_keyword, shorten, shorten_to_segments, sms_segments
+from channels.wire.gsm0338 import Encoding
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "STOP",
+            "stop",
+            " Stop. ",
+            "«STOP»",
+            "stopall",
+            "STOP ALL",
+            "Unsubscribe!",
+            "cancel",
+            "END",
+            "quit",
+            "opt-out",
+        ),
+        *("ARRET", "Arrêt", "ARRE\u0302T", "désabonner", "ALTO", "parar", "¡BAJA!", "cancelar", "STOPP", "Abmelden"),
+        "\uff33\uff34\uff2f\uff30",
+    ],
+)
+def test_stop_words_are_recognised(text: str) -> None:
+    """Whatever the case, the accents and the punctuation around them."""
+    assert opt_keyword(text) == "stop"
+
+
+@pytest.mark.parametrize("text", ["START", "unstop", "Alta", "anmelden", "opt in"])
+def test_start_words_are_recognised(text: str) -> None:
+    """Only words that nobody says by the way."""
+    assert opt_keyword(text) == "start"
+
+
+@pytest.mark.parametrize("text", ["help", "INFO", "ayuda", "Aide", "Hilfe!"])
+def test_help_words_are_recognised(text: str) -> None:
+    """As carriers ask for."""
+    assert opt_keyword(text) == "help"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "...", "please stop", "stop the train", "YES", "oui", "Sí", "ja", "no", "fin", "Ende", "endless"),
+        *("stop" * 20, "I cannot start it", "can you help me?", "stop\n--\nAnna"),
+    ],
+)
+def test_ordinary_words_are_no_keywords(text: str) -> None:
+    """Consent neither ends nor returns by accident."""
+    assert opt_keyword(text) is None
+
+
+def test_control_characters_go_and_line_ends_stay() -> None:
+    """CR LF, CR, NEL and the Unicode separators all end a line; a tab is a space."""
+    assert clean_text("a\r\nb\rc\x00\x07\td\u2028e\x85f\x1b[31m\x7f\ufeff\ud800") == "a\nb\nc d\ne\nf[31m"
+    assert clean_text("👩\u200d👧 naïve") == "👩\u200d👧 naïve"
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\x00b", "a\u2028b", "a\x85b", "Bcc: x\r\n"])
+def test_a_header_field_takes_no_line_end(text: str) -> None:
+    """It is refused, not repaired: somebody meant harm or made a mistake."""
+    with pytest.raises(ValueError, match="one line"):
+        one_line(text)
+
+
+def test_one_line_returns_what_is_one_line() -> None:
+    """Unchanged."""
+    assert one_line("Ünïcode: fine") == "Ünïcode: fine"
+
+
+def test_segments_are_planned_for_the_cleaned_text() -> None:
+    """What goes out is what is counted."""
+    assert sms_segments("a" * 160 + "\x07").count == 1
+    plan = sms_segments("Grüße €5")
+    assert (plan.encoding, plan.count, plan.characters) == (Encoding.GSM7, 1, 9)
+    assert sms_segments("“quoted”").encoding is Encoding.UCS2
+
+
+@given(st.text(max_size=300), st.integers(0, 320))
+def test_a_shortened_text_fits(text: str, characters_max: int) -> None:
+    """It never exceeds the limit and is left alone when it fits."""
+    short = shorten(text, characters_max)
+    assert len(short) <= characters_max
+    assert short == text or len(text) > characters_max
+
+
+def test_words_are_kept_whole() -> None:
+    """A cut falls between words, unless one word fills the room."""
+    assert shorten("the quick brown fox", 14) == "the quick..."
+    assert shorten("the quick brown fox", 12) == "the quick..."
+    assert shorten("x" * 50, 10) == "xxxxxxx..."
+    assert shorten("abc", 2) == "ab"
+
+
+@given(st.text(max_size=1500), st.integers(1, 5))
+def test_a_text_shortened_to_segments_fits_them(text: str, segments_max: int) -> None:
+    """Whichever alphabet it needs."""
+    assert sms_segments(shorten_to_segments(text, segments_max)).count <= segments_max
+
+
+def test_a_megabyte_is_shortened_at_once() -> None:
+    """The search is bounded by what could fit, not by what came."""
+    short = shorten_to_segments("naïve жук " * 100_000, 10)
+    assert sms_segments(short).count == 10
