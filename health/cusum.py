@@ -67,6 +67,8 @@ class Tally:
         self.last_failed_at = 0.0
         self.successes = 0
         """Since the last reset."""
+        self.passed = 0
+        """Sends taken since the last failure."""
         self.wrong = (0, 0)
         """Failures, and sends, since the sums last left zero."""
         self._outstanding: OrderedDict[str, float] = OrderedDict()
@@ -193,6 +195,7 @@ class Tally:
     def _fail(self, at: float, *, counted: bool, learn: bool) -> None:
         self._rise(at, failed=1)
         self.last_failed_at = at
+        self.passed = 0
         self._add(self._weights(failure=True), 2 * self._settings.trip)
         if counted and self.sends.count:
             self.sends.hard += 1
@@ -204,6 +207,7 @@ class Tally:
 
     def _succeed(self, *, learn: bool) -> None:
         self.successes += 1
+        self.passed += 1
         self._add(self._weights(failure=False), 0.0)
         if self.fast == 0 and self.slow == 0:
             self.rising_since = None
@@ -242,6 +246,7 @@ class Tally:
             "probes": [self.probes.count, self.probes.began_at, self.probes.last_at, self.probes.hard],
             "rising_since": self.rising_since,
             "last_failed_at": self.last_failed_at,
+            "passed": self.passed,
             "wrong": list(self.wrong),
             "successes": self.successes,
             "outstanding": list(self._outstanding.items())[-100:],
@@ -257,6 +262,7 @@ class Tally:
         self.probes = Row(*saved["probes"])
         self.rising_since = saved["rising_since"]
         self.last_failed_at = float(saved["last_failed_at"])
+        self.passed = int(saved["passed"])
         self.wrong = (int(saved["wrong"][0]), int(saved["wrong"][1]))
         self.successes = int(saved["successes"])
         self._outstanding = OrderedDict((str(token), float(at)) for token, at in saved["outstanding"])

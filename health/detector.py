@@ -328,8 +328,15 @@ class EndpointDetector:
         return self._failed_at is None or self._now - self._failed_at >= self._settings.clean_s
 
     def _forgivable(self) -> bool:
-        """Less than a trip, no live accusation, and every probe since answered: a suspicion of an idle endpoint."""
-        if self._accused or max(self._tally.sums(self._now)) >= self._settings.trip:
+        """Nothing accuses it, and sends work again; or it is idle, was short of a trip, and every probe since passed.
+
+        The slow arm alone would need a hundred successes to forget one broken connection.
+        """
+        if self._accused:
+            return False
+        if self._tally.passed >= self._settings.ramp_successes:
+            return True
+        if max(self._tally.sums(self._now)) >= self._settings.trip:
             return False
         return not self._probed or self._probes_ok >= self._settings.burst
 
@@ -374,6 +381,8 @@ class EndpointDetector:
             "tally": self._tally.snapshot(),
             "hold": self._hold.snapshot(),
             "damping": self._damping.snapshot(),
+            "probes": [list(probe) for probe in self._probes],
+            "probes_ok": self._probes_ok,
             "probe_ok_at": self.probe_ok_at,
             "probe_failed_at": self.probe_failed_at,
             "heard_at": self._heard_at,
@@ -392,6 +401,8 @@ class EndpointDetector:
         self._tally.restore(saved["tally"])
         self._hold.restore(saved["hold"])
         self._damping.restore(saved["damping"])
+        self._probes.extend((float(at), bool(failed)) for at, failed in saved["probes"])
+        self._probes_ok = int(saved["probes_ok"])
         self.probe_ok_at, self.probe_failed_at = saved["probe_ok_at"], saved["probe_failed_at"]
         self._ok_at, self._failed_at = saved["ok_at"], saved["failed_at"]
         self._last_reason = str(saved["last_reason"])

@@ -35,7 +35,10 @@ class LocalDoubt:
         self._redis_slow += redis_s > REDIS_MAX_S
         if now - self._second_at >= 1.0:
             signs = (self._lag_s > LAG_MAX_S) + (2 * self._redis_slow > self._redis_calls) + (control_failed is True)
-            self.level = min(DOUBT_MAX, self.level + signs) if signs else max(0, self.level - 1)
+            own = signs - (control_failed is True)
+            # A control probe alone may have failed by itself: it never freezes us, it only makes us slower to judge.
+            ceiling = DOUBT_MAX if own else max(self.level, BROKEN_AT_DOUBT - 1)
+            self.level = min(ceiling, self.level + signs) if signs else max(0, self.level - 1)
             self._second_at, self._lag_s, self._redis_slow, self._redis_calls = now, 0.0, 0, 0
         return self.level
 

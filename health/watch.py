@@ -168,6 +168,13 @@ class EndpointWatch:
         evidence = Evidence(self.endpoint, Direction.OUT, verdict, Witness.CANARY, now, reason=reason)
         return self._after([self.detectors[Direction.OUT].observe(evidence)])
 
+    def look_away(self, now: float) -> None:
+        """We did not look for a while: what did not come meanwhile proves nothing."""
+        if self.deficit is not None:
+            self.deficit.reset()
+        if self.silence is not None:
+            self.silence.reset(now)
+
     def hurry(self, now: float) -> None:
         """Bring the next probe forward when a burst is wanted."""
         if any(detector.wants_probe_burst for detector in self.detectors.values()):

@@ -1,0 +1,137 @@
+"""What the board keeps, as values and as JSON text."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from health.report import Direction, EndpointId, Evidence, Report, Status, Transition, Verdict, Witness
+
+TOKEN_MAX = 200
+REASON_MAX = 80
+WORDS_MAX = 400
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRecord:
+    """Our conclusion about one endpoint and direction, as everybody reads it."""
+
+    endpoint: EndpointId
+    direction: Direction
+    status: Status
+    since: float
+    reason: str
+    words: str
+    share: float = 1.0
+    """Of the traffic it may take: 0 while down, rising while recovering."""
+    failback_suppressed_until: float | None = None
+    probe_ok_at: float | None = None
+    probe_failed_at: float | None = None
+    receipts_degraded: bool = False
+    """Messages arrive but receipts do not: a missing receipt means nothing, never resend for it."""
+    written_at: float = 0.0
+    """Refreshed every 5 s while a supervisor lives: older than a minute, nobody has said lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A worker's last sign of life. `at` is the worker's own clock; judge by whether it changes."""
+
+    worker: str
+    role: str
+    at: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Most providers seem to fail at once, so it is us: nothing is moved until this ends."""
+
+    since: float
+    words: str
+
+
+def fresh(record: StatusRecord, now: float, within_s: float = 60.0) -> StatusRecord:
+    """The record as it may be believed: `unknown` where no supervisor has confirmed it for a minute.
+
+    What is down stays down here: the gate's own expiry lets single messages try.
+    """
+    if record.status is Status.DOWN or now - record.written_at <= within_s:
+        return record
+    return replace(record, status=Status.UNKNOWN, reason="no_supervisor", share=1.0)
+
+
+def evidence_to_json(evidence: Evidence) -> str:
+    """Compact: a list in the order of the fields."""
+    return json.dumps(
+        [
+            evidence.endpoint,
+            evidence.direction,
+            evidence.verdict,
+            evidence.witness,
+            evidence.at,
+            evidence.token[:TOKEN_MAX],
+            evidence.reason[:REASON_MAX],
+            evidence.latency_s,
+            evidence.worker[:TOKEN_MAX],
+        ],
+        separators=(",", ":"),
+    )
+
+
+def evidence_from_json(text: str | bytes) -> Evidence:
+    """Read back what `evidence_to_json` wrote."""
+    endpoint, direction, verdict, witness, *rest = json.loads(text)
+    return Evidence(EndpointId(endpoint), Direction(direction), Verdict(verdict), Witness(witness), *rest)
+
+
+def report_to_json(report: Report) -> str:
+    """As it is stored, words bounded."""
+    return _dump(asdict(report) | {"words": report.words[:WORDS_MAX], "reason": report.reason[:REASON_MAX]})
+
+
+def report_from_json(text: str | bytes) -> Report:
+    """Read back what `report_to_json` wrote."""
+    return Report(**_typed(json.loads(text), "status"))
+
+
+def status_to_json(record: StatusRecord) -> str:
+    """As it is stored."""
+    return _dump(asdict(record))
+
+
+def status_from_json(text: str | bytes) -> StatusRecord:
+    """Read back what `status_to_json` wrote."""
+    return StatusRecord(**_typed(json.loads(text), "status"))
+
+
+def transition_to_json(transition: Transition) -> str:
+    """As it is stored."""
+    return _dump(asdict(transition))
+
+
+def transition_from_json(text: str | bytes) -> Transition:
+    """Read back what `transition_to_json` wrote."""
+    return Transition(**_typed(json.loads(text), "before", "after"))
+
+
+def beat_to_json(beat: Beat) -> str:
+    """As it is stored."""
+    return _dump({"worker": beat.worker, "role": beat.role, "at": beat.at, "facts": dict(beat.facts)})
+
+
+def beat_from_json(text: str | bytes) -> Beat:
+    """Read back what `beat_to_json` wrote."""
+    return Beat(**json.loads(text))
+
+
+def _dump(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, separators=(",", ":"))
+
+
+def _typed(values: dict[str, Any], *statuses: str) -> dict[str, Any]:
+    values["endpoint"] = EndpointId(values["endpoint"])
+    values["direction"] = Direction(values["direction"])
+    for name in statuses:
+        values[name] = Status(values[name])
+    return values
