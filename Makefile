@@ -1,0 +1,63 @@
+# Everything a person types. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?= -n 2 --dist loadscope
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo doctor test peers check lock clean
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: $(VENV)/installed  ## install what is needed, then run everything; Ctrl-C stops it
+	@$(BIN)/throughline up
+
+demo: $(VENV)/installed  ## tell the story of two outages in the terminal, in under a minute
+	@$(BIN)/throughline demo
+
+doctor: $(VENV)/installed  ## check settings, Redis and every endpoint
+	@$(BIN)/throughline doctor
+
+test: $(VENV)/installed-dev  ## run the whole suite
+	$(BIN)/python -m pytest -m "not peer" $(TESTS)
+
+peers: $(VENV)/installed-dev  ## run the tests against real peers: Postfix, Dovecot, an npm message centre
+	$(BIN)/python -m pytest -m peer
+
+check: $(VENV)/installed-dev  ## ruff, mypy strict, import-linter, deptry
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+lock:  ## pin the dependencies again, with hashes and without host names (needs uv)
+	UV_PYTHON_DOWNLOADS=never uv pip compile --universal --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements.lock
+	UV_PYTHON_DOWNLOADS=never uv pip compile --universal --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --python-version 3.11 --group test --group check --group build \
+	  pyproject.toml -o requirements-dev.lock
+	UV_PYTHON_DOWNLOADS=never uv pip compile --universal --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --python-version 3.11 --group build -c requirements-dev.lock -o requirements-build.lock
+
+clean:  ## remove the virtual environment and every cache; data in ./var stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Throughline needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say which: make run PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "Python's venv module is missing. Debian, Ubuntu: apt install python3-venv"; exit 1; }
+
+$(VENV)/installed: $(VENV)/bin/python requirements.lock requirements-build.lock pyproject.toml
+	@echo "Installing what is locked into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements.lock -r requirements-build.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
