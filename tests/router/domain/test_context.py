@@ -98,6 +98,8 @@ def test_the_hash_does_not_depend_on_the_order_of_records_or_mappings():
 def test_the_hash_does_not_depend_on_how_the_store_rounds_a_time():
     rounded = replace(CONVERSATION, waiting_since=1_700_000_002.1230001, opened_at=1_700_000_000.5)
     assert context_hash(context_of(rounded, [message(1), message(2)], BINDINGS)) == context_hash(CONTEXT)
+    later = replace(CONVERSATION, waiting_since=1_700_000_002.125)
+    assert context_hash(context_of(later, [message(1), message(2)], BINDINGS)) != context_hash(CONTEXT)
     whole = context_of(replace(CONVERSATION, opened_at=1_700_000_000), [], ())
     assert context_hash(whole) == context_hash(context_of(replace(CONVERSATION, opened_at=1_700_000_000.0), [], ()))
 

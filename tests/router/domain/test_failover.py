@@ -64,19 +64,19 @@ def outage(endpoint):
 
 def test_the_urgent_move_first_then_who_waits_for_us_then_the_open_then_who_waits_longest(side, outage, now):
     sides = [
-        side("v0-open-young", oldest_pending_at=now - 5),
-        side("v0-open-old", oldest_pending_at=now - 500),
-        side("v0-waits-young", waiting_since=now - 10),
-        side("v0-waits-old", waiting_since=now - 900, pending=0, oldest_pending_at=0.0),
-        side("v0-urgent", message_class=MessageClass.URGENT, oldest_pending_at=now - 1),
+        side("v0-4", oldest_pending_at=now - 5),
+        side("v0-5", oldest_pending_at=now - 500),
+        side("v0-2", waiting_since=now - 10),
+        side("v0-3", waiting_since=now - 900, pending=0, oldest_pending_at=0.0),
+        side("v0-9", message_class=MessageClass.URGENT, oldest_pending_at=now - 1),
     ]
     plan = plan_failover(sides, outage, {}, now, Limits())
     assert [move.conversation_id for move in plan.moves] == [
-        "v0-urgent",
-        "v0-waits-old",
-        "v0-waits-young",
-        "v0-open-old",
-        "v0-open-young",
+        "v0-9",
+        "v0-3",
+        "v0-2",
+        "v0-5",
+        "v0-4",
     ]
     first = plan.moves[0]
     assert (first.leg.endpoint, first.leg.reason, first.leg.since, first.epoch) == (SMS, "failover", now, 3)

@@ -35,6 +35,13 @@ def test_another_endpoint_of_the_same_channel_comes_before_another_channel(endpo
     assert reason_at(route, "email/one") is Reason.STATUS_DOWN
 
 
+def test_the_address_they_use_comes_before_another_on_the_same_channel(endpoint, request_for, leg, binding):
+    bindings = (binding("sms", "+15550199", order=0), binding("sms", order=1))
+    endpoints = [endpoint("sms/one", status_out=Status.DOWN), endpoint("sms/two")]
+    route = choose_route(request_for(bindings=bindings, current=leg("sms/one")), endpoints)
+    assert [choice.address for choice in route.taken] == [bindings[1].address, bindings[0].address]
+
+
 def test_a_new_conversation_begins_where_the_person_prefers(endpoint, request_for):
     route = choose_route(request_for(new=True), [endpoint("sms/one"), endpoint("email/one"), endpoint("phone/one")])
     assert [choice.endpoint for choice in route.taken] == ["email/one", "sms/one", "phone/one"]
@@ -186,6 +193,13 @@ def test_nobody_fails_over_to_a_recovering_endpoint_before_those_that_are_up(end
     down = endpoint("email/one", status_out=Status.DOWN)
     route = choose_route(request_for(current=leg("email/one")), [down, recovering, endpoint("sms/one")])
     assert [choice.endpoint for choice in route.taken] == ["sms/one", "email/two"]
+
+
+def test_who_writes_to_a_recovering_endpoint_is_answered_there(endpoint, request_for, leg, binding):
+    recovering = endpoint("email/one", status_out=Status.RECOVERING, status_in=Status.RECOVERING)
+    wish = Wish(EndpointId("email/one"), binding("email").address)
+    route = choose_route(request_for(current=leg("sms/one"), wish=wish), [recovering, endpoint("sms/one")])
+    assert (route.best.endpoint, route.best.reason) == ("email/one", Reason.WISH)
 
 
 def test_a_forced_failover_overrides_health_both_ways_but_not_consent(endpoint, request_for, leg, binding):
