@@ -1,0 +1,351 @@
+"""Mail from an IMAP mailbox: IDLE, a durable cursor, back-fill after an outage."""
+
+import asyncio
+import hashlib
+import json
+import random
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal, ParamSpec, TypeVar
+
+import structlog
+from imapclient import IMAPClient, SocketTimeout
+from imapclient.exceptions import IMAPClientError, LoginError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from channels.contract import Accept
+from channels.email.oauth import OAuth2Settings, TokenSource
+from channels.errors import EndpointMisconfigured, EndpointUnavailable
+from channels.messages import Event, InboundMessage
+from channels.tools import Tools
+from channels.wire.mail_parse import Envelope, Reading, UnreadableMail, parse_mail
+from health.report import Direction, Report, Status
+
+CONNECT_S = 10.0
+ANSWER_S = 30.0
+"""For one answer of the server; a mail of 35 MB must come through within it, a piece at a time."""
+LATE_S = 120.0
+"""Mail that waited longer than this while we could not read it is marked late."""
+CURSOR_TTL_S = 30 * 86_400.0
+SEEN_TTL_S = 30 * 86_400.0
+BATCH_MAX = 100
+"""Mails listed at once; each is fetched, accepted and remembered before the next."""
+REREAD_MARGIN_S = 86_400.0
+BACKOFF_MAX_S = 30.0
+REPORT_TTL_S = 180.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class ImapSettings(BaseModel):
+    """The mailbox that customers' mail arrives in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: Annotated[str, Field(min_length=1, max_length=253)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 993
+    tls: Literal["tls", "starttls", "none"] = "tls"
+    """`none` only for loopback."""
+    ca_file: Path | None = None
+    username: Annotated[str, Field(min_length=1)]
+    password: SecretStr | None = None
+    oauth2: OAuth2Settings | None = None
+    folder: str = "INBOX"
+    idle_s: Annotated[float, Field(gt=0, le=1740)] = 60.0
+    """How long one IDLE lasts: a connection that died silently is noticed after it. RFC 2177 allows 29 min."""
+    poll_s: Annotated[float, Field(gt=0, le=600)] = 5.0
+    """How often to look where the server knows no IDLE."""
+    first_read_days: Annotated[int, Field(ge=0, le=30)] = 1
+    """The first time, or after 30 days away, mail of this many days is read; what is older is not."""
+    message_max_bytes: Annotated[int, Field(ge=10_000, le=150_000_000)] = 35_000_000
+    """Of a larger mail the text is kept and the files are not."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ImapSettings":
+        if (self.password is None) == (self.oauth2 is None):
+            raise ValueError("give either password or oauth2")
+        if self.tls == "none" and self.host not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError("tls = 'none' is only for loopback: use 'tls' or 'starttls'")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """How far a folder is read."""
+
+    uidvalidity: int
+    uid: int
+    """The last one accepted; -1: nothing yet under this numbering."""
+    seen_at: float
+    """Until when we could read: unix seconds."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """One connection with the folder open, and the thread it is used from."""
+
+    client: IMAPClient
+    thread: ThreadPoolExecutor
+    connected_at: float
+    uidvalidity: int
+    uidnext: int
+    idles: bool
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the blocking client in its thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, partial(call, *args, **kwargs))
+
+
+class ImapListener:
+    """Reads one mailbox; each mail is accepted before the cursor passes it."""
+
+    def __init__(self, settings: ImapSettings, reading: Reading, tools: Tools) -> None:
+        self._settings = settings
+        self._reading = reading
+        self._tools = tools
+        oauth2 = settings.oauth2
+        self._tokens = TokenSource(oauth2, tools.http, tools.clock) if oauth2 is not None else None
+        self._key = "imap-cursor:" + hashlib.sha256(f"{settings.username} {settings.folder}".encode()).hexdigest()
+        self._is_down = False
+
+    async def listen(self, accept: Accept) -> None:
+        """Read until cancelled, reconnecting with backoff (0.5 s to 30 s)."""
+        wait_s = 0.5
+        while True:
+            started = self._tools.clock.monotonic()
+            try:
+                await self._read(accept)
+            except (OSError, IMAPClientError, EndpointUnavailable, EndpointMisconfigured) as error:
+                self._say_down(error)
+            except Exception:  # the rim: a mail that cannot be accepted now must not end the mailbox
+                log.warning("mailbox.read_failed", endpoint=self._reading.endpoint, exc_info=True)
+            if self._tools.clock.monotonic() - started > BACKOFF_MAX_S:
+                wait_s = 0.5
+            await self._tools.clock.sleep(wait_s * random.uniform(0.8, 1.2))
+            wait_s = min(wait_s * 2, BACKOFF_MAX_S)
+
+    async def _read(self, accept: Accept) -> None:
+        async with self._connect() as session:
+            cursor, since = await self._load_cursor(session)
+            gap_from = cursor.seen_at
+            while True:
+                cursor = await self._take_new(session, cursor, since, gap_from, accept)
+                self._say_up()
+                await self._wait_for_more(session)
+                cursor = replace(cursor, seen_at=self._tools.clock.now())
+                await self._save(cursor)
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[_Session]:
+        token = await self._tokens.fetch() if self._tokens is not None else ""
+        line = _Line(self._settings, token)
+        # One thread a connection: one that is stuck never holds up the next.
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="imap")
+        loop = asyncio.get_running_loop()
+        try:
+            try:
+                client = await loop.run_in_executor(thread, line.open)
+            except LoginError:
+                if self._tokens is not None:
+                    self._tokens.forget(token)
+                raise
+            folder = await loop.run_in_executor(thread, partial(client.select_folder, self._settings.folder, True))
+            idles = await loop.run_in_executor(thread, client.has_capability, "IDLE")
+            uidvalidity, uidnext = int(folder[b"UIDVALIDITY"]), int(folder.get(b"UIDNEXT", 1))
+            yield _Session(client, thread, self._tools.clock.now(), uidvalidity, uidnext, idles)
+        finally:
+            line.hang_up()
+            thread.submit(line.close)
+            thread.shutdown(wait=False)
+
+    async def _load_cursor(self, session: _Session) -> tuple[_Cursor, float]:
+        """How far we are, and from when to read if the numbers of the folder say nothing to us."""
+        saved = await self._tools.store.get(self._key)
+        if saved is None:
+            since = session.connected_at - self._settings.first_read_days * 86_400.0
+            return _Cursor(session.uidvalidity, -1, 0.0), since
+        known = _Cursor(**json.loads(saved))
+        if known.uidvalidity != session.uidvalidity:
+            log.warning("mailbox.renumbered", endpoint=self._reading.endpoint)
+            known = _Cursor(session.uidvalidity, -1, known.seen_at)
+        return known, known.seen_at - REREAD_MARGIN_S
+
+    async def _take_new(
+        self, session: _Session, cursor: _Cursor, since: float, gap_from: float, accept: Accept
+    ) -> _Cursor:
+        """Accept what is new, in order; the cursor passes each mail once it is durable."""
+        rereading = cursor.uid < 0
+        uids = await session.run(_list_after, session.client, cursor.uid, since)
+        for start in range(0, len(uids), BATCH_MAX):
+            batch = uids[start : start + BATCH_MAX]
+            listed = await session.run(session.client.fetch, batch, ["INTERNALDATE", "RFC822.SIZE"])
+            for uid in batch:
+                if uid in listed:  # else deleted meanwhile
+                    await self._take(session, uid, listed[uid], accept, gap_from=gap_from, rereading=rereading)
+                if not rereading:
+                    cursor = replace(cursor, uid=uid)
+                    await self._save(cursor)
+        if rereading:  # only now: broken off in the midst, all of it is read again
+            cursor = replace(cursor, uid=max([*uids, session.uidnext - 1]))
+            await self._save(cursor)
+        return cursor
+
+    async def _take(
+        self,
+        session: _Session,
+        uid: int,
+        listed: Mapping[bytes, object],
+        accept: Accept,
+        *,
+        gap_from: float,
+        rereading: bool,
+    ) -> None:
+        size_max = self._settings.message_max_bytes
+        size, arrived = listed.get(b"RFC822.SIZE", 0), listed.get(b"INTERNALDATE")
+        arrived_at = arrived.timestamp() if isinstance(arrived, datetime) else session.connected_at
+        fetched = await session.run(session.client.fetch, [uid], [f"BODY.PEEK[]<0.{size_max}>"])
+        raw = fetched.get(uid, {}).get(b"BODY[]<0>")
+        if not isinstance(raw, bytes):
+            return  # deleted meanwhile
+        envelope = Envelope(
+            received_at=max(arrived_at, 0.0),
+            late=gap_from - 5.0 <= arrived_at < session.connected_at - LATE_S,
+            truncated=isinstance(size, int) and size > size_max,
+        )
+        try:
+            event = await asyncio.to_thread(parse_mail, raw, envelope, self._reading)
+        except UnreadableMail:
+            log.warning("mail.dropped", endpoint=self._reading.endpoint, reason="no_sender", uid=uid)
+            return
+        if event is None:
+            return
+        mark = (
+            "imap-seen:"
+            + hashlib.sha256(raw if _natural_key(event) == "" else _natural_key(event).encode()).hexdigest()
+        )
+        if rereading and await self._tools.store.get(mark) is not None:
+            return
+        await accept(event)
+        await self._tools.store.put(mark, "1", SEEN_TTL_S)
+        log.info("mail.received", endpoint=self._reading.endpoint, outcome="accepted", octets=len(raw))
+
+    async def _wait_for_more(self, session: _Session) -> None:
+        if session.idles:
+            await session.run(_idle, session.client, self._settings.idle_s)
+        else:
+            await self._tools.clock.sleep(self._settings.poll_s)
+
+    async def _save(self, cursor: _Cursor) -> None:
+        await self._tools.store.put(self._key, json.dumps(asdict(cursor)), CURSOR_TTL_S)
+
+    def _say_up(self) -> None:
+        if self._is_down:
+            log.info("mailbox.came_back", endpoint=self._reading.endpoint)
+        self._is_down = False
+        self._report(Status.UP, "reading", "the mailbox is being read")
+
+    def _say_down(self, error: Exception) -> None:
+        refused = isinstance(error, LoginError | EndpointMisconfigured)
+        reason = "login_refused" if refused else "unreachable"
+        words = "the mailbox refuses our login" if refused else f"the mailbox cannot be read: {type(error).__name__}"
+        if not self._is_down:
+            log.warning("mailbox.went_down", endpoint=self._reading.endpoint, reason=reason)
+        self._is_down = True
+        self._report(Status.DOWN, reason, words)
+
+    def _report(self, status: Status, reason: str, words: str) -> None:
+        self._tools.report(
+            Report(
+                endpoint=self._reading.endpoint,
+                direction=Direction.IN,
+                status=status,
+                reason=reason,
+                words=words,
+                at=self._tools.clock.now(),
+                ttl_s=max(REPORT_TTL_S, 3 * self._settings.idle_s),
+                source="imap",
+            )
+        )
+
+
+class _Line:
+    """A connection that can be cut from another thread than the one that is blocked in it."""
+
+    def __init__(self, settings: ImapSettings, token: str) -> None:
+        self._settings = settings
+        self._token = token
+        self._client: IMAPClient | None = None
+        self._cut = threading.Event()
+
+    def open(self) -> IMAPClient:
+        """Connect and log in; blocks."""
+        settings = self._settings
+        context = None
+        if settings.tls != "none":
+            context = ssl.create_default_context(cafile=settings.ca_file)
+        client = IMAPClient(
+            settings.host,
+            settings.port,
+            ssl=settings.tls == "tls",
+            ssl_context=context,
+            timeout=SocketTimeout(CONNECT_S, ANSWER_S),
+        )
+        self._client = client
+        if self._cut.is_set():
+            raise ConnectionAbortedError("cut while connecting")
+        client.normalise_times = False
+        if settings.tls == "starttls":
+            client.starttls(context)
+        if settings.password is not None:
+            client.login(settings.username, settings.password.get_secret_value())
+        else:
+            client.oauth2_login(settings.username, self._token)
+        return client
+
+    def hang_up(self) -> None:
+        """Wake whoever is blocked; never blocks."""
+        self._cut.set()
+        if self._client is not None:
+            # Of the plain socket below TLS: SSLSocket.shutdown would pull the TLS state from under the reader.
+            with suppress(OSError):
+                socket.socket.shutdown(self._client.socket(), socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of the socket, in the thread that used it."""
+        if self._client is not None:
+            with suppress(OSError, IMAPClientError):
+                self._client.shutdown()
+
+
+def _natural_key(event: Event) -> str:
+    """The natural key of a message; empty for a receipt, which may come twice."""
+    return event.vendor_id if isinstance(event, InboundMessage) else ""
+
+
+def _list_after(client: IMAPClient, uid: int, since: float) -> list[int]:
+    """UIDs above `uid`, rising; with `uid` -1, those that arrived since a day (the server's, hence a day's margin)."""
+    client._imap.response("EXISTS")  # forget what we are about to see anyway
+    if uid < 0:
+        day = datetime.fromtimestamp(max(since, 0.0), UTC).date() - timedelta(days=1)
+        return sorted(int(found) for found in client.search(["SINCE", day]))
+    # `n:*` always names the last mail, also one below n (RFC 3501, section 6.4.8).
+    return sorted(int(found) for found in client.search(["UID", f"{uid + 1}:*"]) if int(found) > uid)
+
+
+def _idle(client: IMAPClient, seconds: float) -> None:
+    """Wait until the server tells of something, at most `seconds`; blocks."""
+    client.idle()
+    # Mail that was announced while we listed is not announced again.
+    if client._imap.response("EXISTS")[1] == [None]:
+        client.idle_check(timeout=seconds)
+    client.idle_done()

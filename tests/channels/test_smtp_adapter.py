@@ -1,0 +1,466 @@
+"""The SMTP adapter against a real submission server that can be switched wrong."""
+
+import asyncio
+import json
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from pydantic import ValidationError
+
+from channels.contract import Adapter, Listening
+from channels.email import submission
+from channels.email.replies import Stage, failure_of
+from channels.email.smtp import SmtpAdapter, SmtpSettings
+from channels.errors import (
+    EndpointMisconfigured,
+    EndpointUnavailable,
+    LocalFault,
+    MessageRejected,
+    OutcomeUnknown,
+    RecipientUnreachable,
+    Throttled,
+)
+from channels.messages import (
+    Accepted,
+    Address,
+    Channel,
+    Content,
+    Event,
+    File,
+    InboundMessage,
+    Kind,
+    Matter,
+    OutboundMessage,
+    ReceiptEvent,
+    ReceiptState,
+)
+from channels.sandbox.mail import MailVendor
+from channels.sandbox.vendor import Fault, Journal
+from channels.tools import Tools
+from health.report import EndpointId, Report
+
+
+class WallClock:
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Files:
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+
+    async def read(self, sha256: str) -> bytes:
+        try:
+            return self.stored[sha256]
+        except KeyError:
+            raise FileNotFoundError(sha256) from None
+
+
+@dataclass
+class World:
+    """An adapter, the stand-in provider it speaks to, and what came in."""
+
+    vendor: MailVendor
+    journal: Journal
+    tools: Tools
+    files: Files
+    adapter: SmtpAdapter
+    reports: list[Report]
+    events: list[Event] = field(default_factory=list)
+
+    async def accept(self, event: Event) -> Accepted:
+        self.events.append(event)
+        return Accepted("conversation", "message")
+
+    def build(self, **changes: object) -> SmtpAdapter:
+        """Another adapter, with some settings changed."""
+        return SmtpAdapter(SmtpSettings.model_validate(self.vendor.endpoint_table() | changes), self.tools)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    journal = Journal()
+    vendor = MailVendor(journal)
+    await vendor.start()
+    files, reports = Files(), []
+    async with aiohttp.ClientSession() as http:
+        tools = Tools(
+            endpoint=EndpointId("email/sandbox"),
+            http=http,
+            clock=WallClock(),
+            store=None,  # type-checked code never reaches it: only IMAP keeps anything
+            files=files,
+            report=reports.append,
+            organisation="Acme",
+            public_url="https://throughline.test",
+        )
+        adapter = SmtpAdapter(SmtpSettings.model_validate(vendor.endpoint_table()), tools)
+        yield World(vendor, journal, tools, files, adapter, reports)
+        await adapter.close()
+        await vendor.stop()
+
+
+def message(number: int = 1, *, to: str = "Customer@Example.net", **changes: object) -> OutboundMessage:
+    content = Content(f"Hello, this is number {number}.")
+    matter = Matter("Acme", "4F2K9", "en", subject="Broken parcel", mail_thread=("<first@example.net>",))
+    base = OutboundMessage(
+        message_id=f"m{number}",
+        conversation_id="c1",
+        token=f"s0.attempt{number}",
+        kind=Kind.MESSAGE,
+        to=Address(Channel.EMAIL, to),
+        content=content,
+        matter=matter,
+        reply_token="sealed.Token",
+        created_at=1_700_000_000.0,
+    )
+    return replace(base, **changes)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_adapter_keeps_the_contract(world: World) -> None:
+    """It is an Adapter and Listening, and its bounds are the design's: 10 s to the final dot, 60 s after it."""
+    adapter: Adapter = world.adapter
+    assert isinstance(adapter, Listening)
+    assert adapter.capabilities.listens_in == "web"
+    assert 70 <= adapter.capabilities.io_s <= 72
+    assert adapter.capabilities.threads
+    assert adapter.capabilities.replyable
+
+
+async def test_a_mail_arrives_whole(world: World) -> None:
+    """Text, thread, reply token, attempt token and Message-ID arrive as they were said."""
+    receipt = await world.adapter.send(message())
+    assert receipt.vendor_ids == ("<m1@throughline.test>",)
+    [entry] = world.journal.entries
+    assert entry.customer == "customer@example.net"
+    assert entry.text == "Hello, this is number 1."
+    assert entry.subject == "Re: Broken parcel [4F2K9]"
+    assert entry.details["message_id"] == "<m1@throughline.test>"
+    assert entry.details["in_reply_to"] == "<first@example.net>"
+    assert entry.details["reply_to"] == "support+sealed.Token@throughline.test"
+    assert entry.details["envid"] == "s0.attempt1"
+    assert entry.details["token"] == "s0.attempt1"
+
+
+async def test_dots_and_long_lines_survive_the_wire(world: World) -> None:
+    """A line of a single dot does not end the mail, and nothing is cut."""
+    text = "first\n.\n..two dots\n.hidden\n" + "x" * 3000 + "\nlast"
+    await world.adapter.send(message(content=Content(text)))
+    assert world.journal.entries[0].text == text
+
+
+async def test_every_attempt_of_a_message_has_one_message_id(world: World) -> None:
+    """A second attempt differs in its token only, so a mail program shows one mail."""
+    await world.adapter.send(message(token="s0.a"))
+    await world.adapter.send(message(token="s0.b", possible_duplicate=True))
+    first, second = world.journal.entries
+    assert first.details["message_id"] == second.details["message_id"]
+    assert [first.details["envid"], second.details["envid"]] == ["s0.a", "s0.b"]
+    assert second.details["possible_duplicate"] == "yes"
+
+
+async def test_connections_are_reused(world: World) -> None:
+    """Twenty mails, one after the other, open one connection."""
+    opened = 0
+    serve = world.vendor._serve
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await serve(reader, writer)
+
+    world.vendor._serve = count
+    await world.vendor.set_fault(Fault.REFUSE)
+    await world.vendor.set_fault(Fault.NONE)
+    for number in range(20):
+        await world.adapter.send(message(number))
+    assert opened == 1
+    assert len(world.journal.entries) == 20
+
+
+async def test_a_connection_that_died_while_idle_costs_nothing(world: World) -> None:
+    """The server restarts between two mails: the second goes out over a new connection, once."""
+    await world.adapter.send(message(1))
+    await world.vendor.set_fault(Fault.REFUSE)
+    await world.vendor.set_fault(Fault.NONE)
+    await world.adapter.send(message(2))
+    assert [entry.details["message_id"] for entry in world.journal.entries] == [
+        "<m1@throughline.test>",
+        "<m2@throughline.test>",
+    ]
+
+
+async def test_idle_connections_are_closed(world: World) -> None:
+    """An unused connection does not stay open for ever."""
+    adapter = world.build(idle_s=0.05)
+    await adapter.send(message())
+    assert world.vendor._writers
+    await until(lambda: not world.vendor._writers)
+    await adapter.close()
+
+
+async def test_refused_is_certainly_not_taken(world: World) -> None:
+    """A closed port is the endpoint's failure, and certain."""
+    await world.vendor.set_fault(Fault.REFUSE)
+    with pytest.raises(EndpointUnavailable, match="connect_refused"):
+        await world.adapter.send(message())
+    with pytest.raises(EndpointUnavailable, match="connect_refused"):
+        await world.adapter.probe()
+
+
+async def test_a_hang_before_the_dot_is_certainly_not_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that never answers is given up at the bound, and nothing was taken."""
+    monkeypatch.setattr(submission, "TO_DOT_S", 0.2)
+    await world.vendor.set_fault(Fault.HANG)
+    with pytest.raises(EndpointUnavailable, match="timeout_before_dot"):
+        await world.adapter.send(message())
+    assert not world.journal.entries
+
+
+async def test_a_probe_gives_up_on_a_hang(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of a server that never answers fails at its own bound."""
+    monkeypatch.setattr(submission, "PROBE_S", 0.2)
+    await world.vendor.set_fault(Fault.HANG)
+    with pytest.raises(EndpointUnavailable, match="timeout_probe"):
+        await world.adapter.probe()
+
+
+async def test_an_idle_connection_that_hangs_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reused connection that says nothing costs a moment, not the mail."""
+    monkeypatch.setattr(submission, "REUSED_S", 0.1)
+    await world.adapter.send(message(1))
+    await world.vendor.set_fault(Fault.HANG)
+    sending = asyncio.create_task(world.adapter.send(message(2)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
+    await world.vendor.set_fault(Fault.NONE)
+    await sending
+    assert len(world.journal.entries) == 2
+
+
+async def test_a_drop_after_the_dot_is_unknown(world: World) -> None:
+    """The server took it and broke off: nobody may send it again unflagged."""
+    await world.vendor.set_fault(Fault.DROP_AFTER_ACCEPT)
+    with pytest.raises(OutcomeUnknown, match="lost_after_dot"):
+        await world.adapter.send(message())
+    assert len(world.journal.entries) == 1
+
+
+async def test_silence_after_the_dot_is_unknown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server took it and is slower than our bound: unknown as well."""
+    monkeypatch.setattr(submission, "AFTER_DOT_S", 0.2)
+    await world.vendor.set_fault(Fault.SLOW)
+    with pytest.raises(OutcomeUnknown, match="timeout_after_dot"):
+        await world.adapter.send(message())
+
+
+async def test_a_server_fault_is_the_endpoints(world: World) -> None:
+    """421 at any step: certainly not taken, a failure; the probe sees it too."""
+    await world.vendor.set_fault(Fault.ERROR)
+    with pytest.raises(EndpointUnavailable, match="smtp_421"):
+        await world.adapter.send(message())
+    with pytest.raises(EndpointUnavailable, match="smtp_421"):
+        await world.adapter.probe()
+    await world.vendor.set_fault(Fault.ERROR, share=0.999)
+    with pytest.raises(EndpointUnavailable, match="smtp_451"):
+        await world.adapter.send(message())
+
+
+async def test_throttling_is_no_failure(world: World) -> None:
+    """450 4.7.1 asks to wait; the session stays usable for the next mail."""
+    await world.vendor.set_fault(Fault.THROTTLE)
+    with pytest.raises(Throttled) as caught:
+        await world.adapter.send(message())
+    assert caught.value.retry_after_s > 0
+    await world.vendor.set_fault(Fault.NONE)
+    await world.adapter.send(message())
+
+
+async def test_what_is_lost_silently_looks_sent(world: World) -> None:
+    """A vendor that loses mail says 250: only receipts and canaries can tell."""
+    await world.vendor.set_fault(Fault.LOSE_SILENTLY)
+    await world.adapter.send(message())
+    assert [entry.delivered for entry in world.journal.entries] == [False]
+
+
+async def test_flapping_opens_and_closes_the_port(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flapping vendor refuses first, then takes mail again by itself."""
+    monkeypatch.setattr("channels.sandbox.vendor.FLAP_PERIOD_S", 0.6)
+    await world.vendor.set_fault(Fault.FLAP)
+    with pytest.raises(EndpointUnavailable):
+        await world.adapter.send(message())
+    await until(lambda: world.vendor._server is not None)
+    await world.adapter.send(message())
+
+
+async def test_nobody_is_the_recipients_fault(world: World) -> None:
+    """550 at RCPT counts against the address, and the connection goes on."""
+    with pytest.raises(RecipientUnreachable, match=r"smtp_550_5\.1\.1"):
+        await world.adapter.send(message(to="nobody@example.net"))
+    await world.adapter.send(message())
+
+
+async def test_a_wrong_password_needs_a_person(world: World) -> None:
+    """535: down at once, for send and probe; the password stands in no error."""
+    adapter = world.build(password="not-the-password")
+    with pytest.raises(EndpointMisconfigured, match="smtp_535") as caught:
+        await adapter.send(message())
+    assert "not-the-password" not in str(caught.value)
+    with pytest.raises(EndpointMisconfigured, match="smtp_535"):
+        await adapter.probe()
+
+
+async def test_no_starttls_means_no_mail(world: World) -> None:
+    """A server that does not offer STARTTLS (or from which somebody stripped it) never sees a password or a mail."""
+    adapter = world.build(tls="starttls")
+    with pytest.raises(EndpointMisconfigured, match="starttls_missing"):
+        await adapter.send(message())
+
+
+async def test_a_name_that_does_not_resolve_is_our_own_fault(world: World) -> None:
+    """DNS never counts against the endpoint."""
+    adapter = world.build(host="does-not-exist.invalid", tls="starttls")
+    with pytest.raises(LocalFault):
+        await adapter.send(message())
+
+
+async def test_a_healthy_server_passes_the_probe_and_gets_no_mail(world: World) -> None:
+    """The probe logs in, names the sender and takes it back."""
+    await world.adapter.probe()
+    assert not world.journal.entries
+
+
+async def test_when_all_connections_are_busy_we_ask_to_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full pool is pressure, never a failure of the endpoint."""
+    monkeypatch.setattr(submission, "TO_DOT_S", 0.2)
+    adapter = world.build(connections_max=1)
+    await world.vendor.set_fault(Fault.SLOW)
+    first = asyncio.create_task(adapter.send(message(1)))
+    await until(lambda: bool(world.vendor._writers))
+    with pytest.raises(Throttled, match="connections_busy"):
+        await adapter.send(message(2))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await adapter.close()
+
+
+async def test_a_cancelled_send_never_leaves_half_a_mail_to_the_next(world: World) -> None:
+    """The connection of a cancelled send is not used again."""
+    adapter = world.build(connections_max=1)
+    await adapter.send(message(1))
+    await world.vendor.set_fault(Fault.SLOW)
+    sending = asyncio.create_task(adapter.send(message(2)))
+    await asyncio.sleep(0.05)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    await world.vendor.set_fault(Fault.NONE)
+    await adapter.send(message(3))
+    assert world.journal.entries[-1].details["message_id"] == "<m3@throughline.test>"
+    await adapter.close()
+
+
+async def test_many_at_once(world: World) -> None:
+    """A hundred at once over ten connections: each arrives once."""
+    await asyncio.gather(*(world.adapter.send(message(number)) for number in range(100)))
+    assert len({entry.details["message_id"] for entry in world.journal.entries}) == 100
+    assert len(world.vendor._writers) <= 10
+
+
+async def test_files_go_along(world: World) -> None:
+    """A stored file is attached; one no longer stored, or too large, is refused before anything is sent."""
+    world.files.stored["abc"] = b"%PDF-1.7"
+    await world.adapter.send(message(content=Content("", files=(File("abc", "ünvoice.pdf", "application/pdf", 8),))))
+    assert world.journal.entries[0].details["files"] == "ünvoice.pdf"
+    with pytest.raises(MessageRejected, match="file_missing"):
+        await world.adapter.send(message(content=Content("", files=(File("gone", "a", "a/b", 8),))))
+    with pytest.raises(MessageRejected, match="files_too_large"):
+        await world.adapter.send(message(content=Content("", files=(File("abc", "a", "a/b", 10**9),))))
+
+
+@pytest.mark.parametrize("bad", ["a\r\nBcc: x@example.org", "a\nb", "a\x00b"])
+async def test_nothing_breaks_out_of_a_header(world: World, bad: str) -> None:
+    """CR, LF or NUL in a subject, a file name or an address: refused, nothing sent."""
+    world.files.stored["abc"] = b"x"
+    subject = message(matter=Matter("Acme", "4F2K9", "en", subject=bad))
+    name = message(content=Content("x", files=(File("abc", bad, "text/plain", 1),)))
+    for unsafe in (subject, name):
+        with pytest.raises(MessageRejected, match="header_unsafe"):
+            await world.adapter.send(unsafe)
+    with pytest.raises(RecipientUnreachable, match="address_invalid"):
+        await world.adapter.send(message(to=f"{bad}@example.net"))
+    assert not world.journal.entries
+
+
+async def test_an_oversized_mail_is_refused_before_it_is_sent(world: World) -> None:
+    """More than the server's SIZE, or a text beyond our own limit: this route cannot take it."""
+    world.files.stored["big"] = b"x" * 27_000_000
+    adapter = world.build(files_max_bytes=30_000_000)
+    with pytest.raises(MessageRejected, match="too_large"):
+        await adapter.send(message(content=Content("x", files=(File("big", "a", "a/b", 27_000_000),))))
+    with pytest.raises(MessageRejected, match="text_too_long"):
+        await adapter.send(message(content=Content("x" * 1_000_000)))
+    await adapter.close()
+
+
+async def test_a_customer_answers_and_it_comes_back_whole(world: World) -> None:
+    """The answer comes in over LMTP, without the quoted mail, with the reply token and the Message-ID it answers."""
+    listening = asyncio.create_task(world.adapter.listen(world.accept))
+    await world.adapter.send(message())
+    vendor_id = await world.vendor.write(
+        "customer@example.net", "Yes please!\nSoon.", in_reply_to=world.journal.entries[0]
+    )
+    await until(lambda: bool(world.events))
+    [event] = world.events
+    assert isinstance(event, InboundMessage)
+    assert event.vendor_id == vendor_id
+    assert event.text == "Yes please!\nSoon."
+    assert event.reply_token == "sealed.Token"
+    assert event.in_reply_to[0] == "<m1@throughline.test>"
+    assert event.sender == Address(Channel.EMAIL, "customer@example.net")
+    assert not event.automatic
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("name", "permanent"), [("bounce", True), ("full", False)])
+async def test_a_bounce_ends_the_right_attempt(world: World, name: str, permanent: bool) -> None:
+    """A delivery status notification comes back with the attempt's token and says whether the address is bad."""
+    listening = asyncio.create_task(world.adapter.listen(world.accept))
+    await world.adapter.send(message(to=f"{name}.1@example.net"))
+    await until(lambda: bool(world.events))
+    [event] = world.events
+    assert isinstance(event, ReceiptEvent)
+    assert (event.state, event.token, event.permanent) == (ReceiptState.UNDELIVERED, "s0.attempt1", permanent)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_a_delay_decides_nothing(world: World) -> None:
+    """A `delayed` notification is taken and makes no event: the next bounce is the first."""
+    listening = asyncio.create_task(world.adapter.listen(world.accept))
+    await world.adapter.send(message(1, to="delayed@example.net"))
+    await until(lambda: len(world.vendor._tasks) == 1)  # only the flapping is left: the notification was taken
+    await world.adapter.send(message(2, to="bounce@example.net"))
+    await until(lambda: bool(world.events))
+    assert [event.token for event in world.events if isinstance(event, ReceiptEvent)] == ["s0.attempt2"]
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
