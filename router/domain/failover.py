@@ -5,13 +5,28 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from enum import StrEnum
 
 from health.report import EndpointId, Status
 from router.domain.conversation import Leg, MessageClass, SideName
 from router.domain.pacing import Room
-from router.domain.reasons import Reason
+from router.domain.reasons import Cause, Reason
 from router.domain.routing import Choice, EndpointView, Route, RouteRequest, choose_route
+
+__all__ = [
+    "AffectedSide",
+    "Cause",
+    "FailoverPlan",
+    "ForcedFailover",
+    "Limits",
+    "Move",
+    "Parked",
+    "Preview",
+    "Stayed",
+    "plan_failback",
+    "plan_failover",
+    "preview",
+    "with_forced",
+]
 
 HOUR_S = 3600.0
 NOWHERE = EndpointId("")
@@ -52,24 +67,6 @@ class AffectedSide:
     def idle(self) -> bool:
         """Nothing is pending and nobody waits."""
         return self.pending == 0 and not self.waiting_since
-
-
-class Cause(StrEnum):
-    """Why a side is parked or stays."""
-
-    NO_ROUTE = "no_route"  # every endpoint was rejected; the route says why
-    PACED = "paced"  # the targets are full; its turn comes at the time shown
-    MOVED_LATELY = "moved_lately"  # it already moved within the last minute
-    BULK_WAITS = "bulk_waits"  # bulk does not spend the room that others need
-    IDLE = "idle"  # nothing pending, nobody waiting
-    WORKS_HERE = "works_here"  # its present leg is the best there is
-    AT_HOME = "at_home"  # there is nowhere to go back to
-    FAILBACK_SUPPRESSED = "failback_suppressed"  # home went up and down too often
-    HOME_NOT_READY = "home_not_ready"  # home is not up both ways, or was rejected
-    MID_TURN = "mid_turn"  # something is queued or on its way, or somebody waits for an answer
-    JUST_WROTE = "just_wrote"  # the customer may still be there
-    PINNED = "pinned"  # the customer wrote somewhere else than home
-    RETURNED_OFTEN = "returned_often"  # it already moved three times in an hour
 
 
 @dataclass(frozen=True, slots=True)

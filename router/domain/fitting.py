@@ -13,6 +13,8 @@ from channels.wire.gsm0338 import fits_gsm
 
 SEGMENT_CHARACTERS = 160
 """No text of more characters fits one segment."""
+ADDED_MAX = 60
+"""Characters that fitting may add to an SMS, its line about files apart: what a route's `text_length` allows for."""
 _URL = re.compile(r"\b(?:https?://|www\.)[^\s<>]+", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t]{2,}")
 # Typographic characters that have no decomposition but an obvious plain form.

@@ -1,13 +1,14 @@
 """The journal's records: every automatic decision with the evidence it was made on, small enough to keep."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from channels.text import clean_text
 from health.report import EndpointId
 from router.domain.conversation import SideName
+from router.domain.failover import FailoverPlan
 from router.domain.reasons import Reason
 from router.domain.routing import Route
 
@@ -79,6 +80,24 @@ def judged(route: Route) -> tuple[JudgedChoice, ...]:
 def describe(choices: Sequence[JudgedChoice]) -> list[str]:
     """One line a choice, for people: `taken sms/acme: The person last wrote here.`"""
     return [f"{'taken' if one.taken else 'rejected'} {one.endpoint}: {one.reason.words}" for one in choices]
+
+
+def decisions_of(plan: FailoverPlan, at: float, evidence: tuple[str, ...]) -> Iterator[Decision]:
+    """One decision for each side of a plan, with the same evidence."""
+    for move in plan.moves:
+        kind = DecisionKind.RETURNED if move.leg.reason == "failback" else DecisionKind.MOVED
+        reason = move.route.best.reason.words if move.route.best is not None else ""
+        words = f"Moved to {move.leg.endpoint} ({move.leg.reason}), {move.messages} to send. {reason}".strip()
+        yield Decision(kind, move.conversation_id, move.side, at, words, evidence, judged(move.route))
+    for parked in plan.parked:
+        words = f"Parked for {parked.until - at:.0f} s. {parked.cause.words}"
+        yield Decision(
+            DecisionKind.PARKED, parked.conversation_id, parked.side, at, words, evidence, judged(parked.route)
+        )
+    for stayed in plan.stayed:
+        choices = judged(stayed.route) if stayed.route is not None else ()
+        words = f"Stays. {stayed.cause.words}"
+        yield Decision(DecisionKind.STAYED, stayed.conversation_id, stayed.side, at, words, evidence, choices)
 
 
 def write_decision(decision: Decision) -> str:

@@ -43,6 +43,7 @@ class Why(StrEnum):
 
     AMBIGUOUS = "ambiguous"  # several open conversations could be meant
     CLAIM = "claim"  # a reference of somebody who is not known at this address
+    NOTHING_OPEN = "nothing_open"  # one of us wrote, and has no open conversation to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class MatchFacts:
     """Ids of the open ones of the customers at the sender's address."""
     customers: Sequence[str] = ()
     """Ids of the customers at the sender's address, in the order they came."""
+    from_agent: bool = False
+    """The sender is one of us: `open_conversations` and `references` are the agent's, and nothing is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,8 @@ def _by_customer(event: InboundMessage, facts: MatchFacts) -> Match:
         return Joins(open_ones[0], How.ONLY_OPEN)
     if open_ones:
         return _held(event, Why.AMBIGUOUS, open_ones)
+    if facts.from_agent:
+        return _held(event, Why.NOTHING_OPEN, ())
     if not facts.customers:
         return Opens(None)
     spoke = [one.customer_id for one in sorted(facts.spoken, key=_latest_first) if one.customer_id in facts.customers]
@@ -204,6 +209,6 @@ def _latest_first(spoken: Spoken) -> tuple[float, str]:
 
 
 def _held(event: InboundMessage, why: Why, candidates: tuple[str, ...]) -> Held:
-    prompt = {Why.AMBIGUOUS: "prompt.reference", Why.CLAIM: "prompt.code"}[why]
+    prompt = "prompt.code" if why is Why.CLAIM else "prompt.reference"
     # An auto-reply is filed and never answered (RFC 3834, section 2): two machines would talk for ever.
     return Held(why, "" if event.automatic else prompt, candidates)

@@ -1,4 +1,4 @@
-"""Why an endpoint is taken or rejected: every reason with the sentence people read."""
+"""Why an endpoint is taken or rejected, why a side waits or stays: every reason with the sentence people read."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -86,3 +86,45 @@ TAKEN = frozenset(
     }
 )
 """The reasons of choices that may be used; every other one is a rejection."""
+
+
+class Cause(StrEnum):
+    """Why a side is parked or stays; machine-readable, also a metric label."""
+
+    NO_ROUTE = "no_route"  # every endpoint was rejected; the route says why
+    PACED = "paced"  # the targets are full; its turn comes at the time shown
+    MOVED_LATELY = "moved_lately"  # it already moved within the last minute
+    BULK_WAITS = "bulk_waits"  # bulk does not spend the room that others need
+    IDLE = "idle"  # nothing pending, nobody waiting
+    WORKS_HERE = "works_here"  # its present leg is the best there is
+    AT_HOME = "at_home"  # there is nowhere to go back to
+    FAILBACK_SUPPRESSED = "failback_suppressed"  # home went up and down too often
+    HOME_NOT_READY = "home_not_ready"  # home is not up both ways, or was rejected
+    MID_TURN = "mid_turn"  # something is queued or on its way, or somebody waits for an answer
+    JUST_WROTE = "just_wrote"  # the customer may still be there
+    PINNED = "pinned"  # the customer wrote somewhere else than home
+    RETURNED_OFTEN = "returned_often"  # it already went home three times in an hour
+
+    @property
+    def words(self) -> str:
+        """The sentence that people read."""
+        return CAUSE_WORDS[self]
+
+
+CAUSE_WORDS: Mapping[Cause, str] = MappingProxyType(
+    {
+        Cause.NO_ROUTE: "No endpoint can be used for this person now.",
+        Cause.PACED: "The endpoints it could use are full; its turn comes at the time shown.",
+        Cause.MOVED_LATELY: "It moved within the last minute and does not move again so soon.",
+        Cause.BULK_WAITS: "Bulk messages wait, so that conversations get the room.",
+        Cause.IDLE: "Nothing is pending and nobody waits.",
+        Cause.WORKS_HERE: "Where it is now is the best there is.",
+        Cause.AT_HOME: "It is where the customer came in, or that is gone.",
+        Cause.FAILBACK_SUPPRESSED: "Its home went up and down too often to be trusted yet.",
+        Cause.HOME_NOT_READY: "Its home is not up in both directions, or cannot be used for it.",
+        Cause.MID_TURN: "Something is on its way, or somebody waits for an answer.",
+        Cause.JUST_WROTE: "The customer wrote a short while ago and may still be there.",
+        Cause.PINNED: "The customer chose to write here.",
+        Cause.RETURNED_OFTEN: "It already went home as often as it may in an hour.",
+    }
+)

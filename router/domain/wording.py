@@ -22,6 +22,8 @@ NAMED_MAX = 20
 """References in one text."""
 TEMPLATE_MAX = 2000
 ORGANISATION_MAX = 40
+EXAMPLE_REFERENCE = "7ZX3K"
+"""What a prompt shows a reference to look like; nobody's."""
 
 Value = str | int | Sequence[str]
 
@@ -154,6 +156,10 @@ class Wording:
         """The one sentence that a `Matter` carries when the conversation moved."""
         key = "matter.continued" if broken is None or broken is here else "matter.what_happened"
         return self.say(key, locale, **self._moved(locale, here, broken, ""))
+
+    def prompt(self, prompt_key: str, locale: str) -> str:
+        """What a `Held` asks the sender: no name, no content, no reference that exists."""
+        return self.say(prompt_key, locale, example=EXAMPLE_REFERENCE)
 
     def render_for(
         self, capabilities: Capabilities, content: Content, matter: Matter, manner: Manner = PLAIN

@@ -12,7 +12,6 @@ from health.report import EndpointId, Status
 from router.domain.conversation import MessageClass, SideName
 from router.domain.failover import (
     AffectedSide,
-    Cause,
     ForcedFailover,
     Limits,
     plan_failback,
@@ -21,7 +20,7 @@ from router.domain.failover import (
     with_forced,
 )
 from router.domain.pacing import learn_rate, refill, spare_rate
-from router.domain.reasons import Reason
+from router.domain.reasons import CAUSE_WORDS, Cause, Reason
 from router.domain.routing import Wish
 
 HOME = EndpointId("email/one")
@@ -60,6 +59,10 @@ def outage(endpoint):
         endpoint("sms/one", price="0.05", rate_per_s=10.0),
         endpoint("phone/one", price="0.20", rate_per_s=1.0),
     ]
+
+
+def test_every_cause_has_a_sentence():
+    assert set(CAUSE_WORDS) == set(Cause)
 
 
 def test_the_urgent_move_first_then_who_waits_for_us_then_the_open_then_who_waits_longest(side, outage, now):

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from health.report import EndpointId
-from router.domain.conversation import SideName
+from health.report import EndpointId, Status
+from router.domain.conversation import MessageClass, SideName
+from router.domain.failover import AffectedSide, Limits, plan_failover
 from router.domain.journal import (
     BYTES_MAX,
     CHOICES_MAX,
@@ -15,6 +16,7 @@ from router.domain.journal import (
     DecisionKind,
     JudgedChoice,
     UnreadableDecision,
+    decisions_of,
     describe,
     judged,
     read_decision,
@@ -55,6 +57,30 @@ def test_a_route_is_kept_without_any_address(endpoint, request_for):
         ("sms/one", 1, Reason.GATE_CLOSED),
     ]
     assert describe(kept)[1] == "rejected sms/one: The gate is closed: nothing may begin here now."
+
+
+def test_a_plan_leaves_one_decision_a_side_with_the_evidence(endpoint, request_for, leg, now):
+    views = [endpoint("email/one", status_out=Status.DOWN), endpoint("sms/one")]
+    kinds = (("v0-A", MessageClass.NORMAL, 1), ("v0-B", MessageClass.BULK, 1), ("v0-C", MessageClass.NORMAL, 0))
+    sides = [
+        AffectedSide(
+            SideName.CUSTOMER,
+            1,
+            request_for(conversation_id=name, message_class=message_class, current=leg("email/one")),
+            pending=pending,
+        )
+        for name, message_class, pending in kinds
+    ]
+    plan = plan_failover(sides, views, {}, now, Limits())
+    made = list(decisions_of(plan, now, ("email/one out down",)))
+    assert [(one.kind, one.conversation_id) for one in made] == [
+        (DecisionKind.MOVED, "v0-A"),
+        (DecisionKind.PARKED, "v0-B"),
+        (DecisionKind.STAYED, "v0-C"),
+    ]
+    assert all(one.evidence == ("email/one out down",) for one in made)
+    assert made[1].words == "Parked for 300 s. Bulk messages wait, so that conversations get the room."
+    assert made[0].choices[0].reason is Reason.PREFERRED
 
 
 def test_evidence_goes_before_words_and_words_before_choices():

@@ -146,6 +146,13 @@ def spoke(conversation, ago, **given):
         pytest.param("hi", {}, {"customers": ("c0-1", "c0-2")}, Opens("c0-1"), id="shared address: the first"),
         pytest.param("hello there", {}, {}, Opens(None), id="a stranger"),
         pytest.param(
+            "done",
+            {},
+            {"from_agent": True},
+            Held(Why.NOTHING_OPEN, "prompt.reference", ()),
+            id="an agent without open conversations opens nothing",
+        ),
+        pytest.param(
             "away until Monday",
             {"automatic": True},
             BOTH,
