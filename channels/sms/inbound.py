@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -127,9 +128,13 @@ class Inbound:
         """The message centre read those answers: an equal text is a new message from now on."""
         for mark in dict.fromkeys(marks):
             once = self._once.get(mark)
-            if once is not None and once.answered_at is not None:
-                del self._once[mark]
+            if once is None or once.answered_at is None:
+                continue
+            del self._once[mark]
+            try:
                 await self._tools.store.delete(mark)
+            except Exception as failure:  # noqa: BLE001 the rim of a task: the entry ends by itself within the hour
+                _log.warning("delivery.not_confirmed", endpoint=self._tools.endpoint, error=type(failure).__name__)
 
     async def resume_partials(self) -> None:
         """Find the texts again that were incomplete when a process ended."""
@@ -142,6 +147,9 @@ class Inbound:
         """File what has waited too long for its missing parts: words half read beat words lost."""
         now = self._tools.clock.now()
         for partial in [partial for partial in self._partials.values() if partial.due <= now]:
+            if await self._tools.store.get(f"done/{partial.key}") is not None:
+                self._partials.pop(partial.key, None)  # the last part came to another process
+                continue
             parts = await self._tools.store.collect(partial.key, partial.part, partial.value, PARTS_TTL_S)
             if len(parts) < partial.total:
                 _log.warning("message.filed_incomplete", endpoint=self._tools.endpoint, parts=len(parts))
@@ -169,11 +177,17 @@ class Inbound:
             await self._tools.store.put(
                 mark, json.dumps({"vendor_id": once.vendor_id, "session": session, "arrived": arrived}), ONCE_TTL_S
             )
+        once = replace(once, session=session, answered_at=None)
         self._once.pop(mark, None)
-        self._once[mark] = replace(once, session=session, answered_at=None)
+        self._once[mark] = once
         if len(self._once) > ONCE_MAX:
             self._once.popitem(last=False)
-        await self._accept(self._message(message, once.vendor_id, [(message.data_coding, body)]))
+        try:
+            await self._accept(self._message(message, once.vendor_id, [(message.data_coding, body)]))
+        except BaseException:
+            # It may be durable all the same: when the message centre comes again, it is this one.
+            once.arrived = -math.inf
+            raise
         return Taken(mark=mark)
 
     async def _recall(self, mark: str) -> _Once | None:

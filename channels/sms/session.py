@@ -56,8 +56,8 @@ class Receiver(Protocol):
     def answered(self, mark: str) -> None:
         """The answer was written."""
 
-    async def confirm(self, marks: tuple[str, ...]) -> None:
-        """The message centre read the answers: it will not deliver these again."""
+    def confirm(self, marks: tuple[str, ...]) -> Coroutine[None, None, None]:
+        """The message centre read the answers: it will not deliver these again. Never raises."""
 
 
 @dataclass(slots=True)
@@ -132,7 +132,7 @@ class SmppSession:
         # The peer reads in order: what was answered before the question has been read.
         del self._unconfirmed[: len(marks)]
         if marks:
-            await self._receiver.confirm(marks)
+            self._begin(self._receiver.confirm(marks))
 
     async def unbind(self, timeout_s: float) -> None:
         """Part politely, or after `timeout_s` anyway."""

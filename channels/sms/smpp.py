@@ -78,7 +78,7 @@ class SmppAdapter:
             text_max=several if settings.segments_max > 1 else 160,
             io_s=IO_S,
             receipts=True,
-            receipt_due_s=300.0,
+            # No receipt_due_s: phones are off for a night, and some networks send no receipts at all.
             replyable=settings.is_numeric,
             rate_per_s=settings.rate_per_s or 10.0,
             price=settings.price or Decimal(0),

@@ -17,10 +17,10 @@ class SmppSettings(EndpointSettings):
     tls: bool = False
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
-    system_id: Annotated[str, Field(min_length=1, max_length=15)]
+    system_id: Annotated[str, Field(pattern=r"^[!-~]{1,15}$")]
     password: SecretStr
     """At most 8 characters, SMPP 3.4, section 4.1.1."""
-    system_type: Annotated[str, Field(max_length=12)] = ""
+    system_type: Annotated[str, Field(pattern=r"^[ -~]{0,12}$")] = ""
     sender: Annotated[str, Field(pattern=r"^(\+?[0-9]{3,20}|[A-Za-z0-9 ._&-]{1,11})$")]
     """What the customer's phone shows: E.164, a short code, or up to 11 letters, which nobody can answer."""
     sender_ton: Annotated[int, Field(ge=0, le=6)] | None = None

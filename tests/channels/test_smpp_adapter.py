@@ -1,10 +1,14 @@
 """The SMPP adapter against the stand-in message centre: every fault on the wire, nothing lost, nothing doubled."""
 
 import asyncio
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -40,7 +44,7 @@ from channels.sms.outcome import read_refusal
 from channels.sms.smpp import SmppAdapter, SmppSettings
 from channels.tools import Tools
 from channels.wire.smpp import CommandStatus
-from health.report import EndpointId, Report, Status
+from health.report import Direction, EndpointId, Report, Status
 from router.store.adapter_store import RedisAdapterStore
 from router.store.files import Files
 from router.store.redis import Pipelined, connect
@@ -420,6 +424,73 @@ async def test_a_centre_that_unbinds_is_bound_again(desk: Desk) -> None:
     assert (await adapter.send(say("again"))).vendor_ids
 
 
+async def test_a_flapping_centre_is_bound_by_turns(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses first, works then, and so on; the adapter follows."""
+    monkeypatch.setattr("channels.sandbox.smsc.FLAP_PERIOD_S", 0.8)
+    monkeypatch.setattr("channels.sandbox.vendor.FLAP_PERIOD_S", 0.8)
+    monkeypatch.setattr("channels.sms.link.BACKOFF_MAX_S", 0.05)
+    await desk.listen()
+    desk.reports.clear()
+    await desk.smsc.set_fault(Fault.FLAP)
+
+    def turns() -> int:
+        statuses = [report.status for report in desk.reports if report.direction is Direction.OUT]
+        return sum(before is not after for before, after in pairwise(statuses))
+
+    await until(lambda: turns() >= 3)
+    await desk.smsc.set_fault(Fault.NONE)
+    await until(lambda: desk.reports[-1].status is Status.UP)
+
+
+async def test_a_store_that_is_away_ends_no_connection(desk: Desk) -> None:
+    """Our own fault: the link stays watched, and nothing is reported of the endpoint."""
+    await desk.listen(enquire_link_s=0.1)
+    await desk.smsc.write("+15550123", "hello")
+    await until(lambda: bool(desk.words))
+    inbound = desk.adapters[0]._inbound
+    assert inbound is not None
+    desk.reports.clear()
+    store = inbound._tools.store
+    inbound._tools = replace(
+        inbound._tools, store=RedisAdapterStore(Pipelined(connect("redis://127.0.0.1:1")), ENDPOINT)
+    )
+    await desk.smsc.write("+15550123", "are you there?")
+    await asyncio.sleep(0.4)
+    inbound._tools = replace(inbound._tools, store=store)
+    await until(lambda: desk.words == ["hello", "are you there?"])
+    assert desk.reports == []
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1 with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(path) + ".key"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-days", "2", *key, *subject, "-out", str(path)], check=True, capture_output=True
+    )
+    with path.open("a") as file:
+        file.write(Path(str(path) + ".key").read_text())
+    return path
+
+
+async def test_tls_is_spoken_with_whom_we_trust_only(desk: Desk, certificate: Path) -> None:
+    """An unknown certificate is a person's to mend; a known one carries the bind."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server = await asyncio.start_server(desk.smsc._serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(EndpointMisconfigured, match="certificate"):
+            await desk.adapter(port=port, tls=True).probe()
+        with pytest.raises(EndpointMisconfigured, match="ca_file"):
+            await desk.adapter(port=port, tls=True, ca_file="/nowhere.pem").probe()
+        await desk.adapter(port=port, tls=True, ca_file=str(certificate)).probe()
+
+
 async def test_silently_lost_messages_have_no_receipt(desk: Desk) -> None:
     """The vendor says it took it; that is all it ever says."""
     adapter = await desk.listen()
@@ -467,6 +538,29 @@ async def test_nothing_is_acknowledged_before_it_is_durable(desk: Desk, text: st
     await until(lambda: bool(desk.words))
     await asyncio.sleep(0.05)
     assert desk.words == [text]
+
+
+@pytest.mark.parametrize("text", ["yes", "a long story, " * 30])
+async def test_an_accept_that_failed_after_all_makes_no_second_message(desk: Desk, text: str) -> None:
+    """It was durable, only the store's answer was lost: what comes again has the same vendor id."""
+    await desk.listen()
+    accept = desk.accept
+
+    async def accept_then_fail(event: Event) -> Accepted:
+        await accept(event)
+        if len(desk.events) == 1:
+            raise LocalFault("the store's answer was lost")
+        return Accepted()
+
+    inbound = desk.adapters[0]._inbound
+    assert inbound is not None
+    inbound._accept = accept_then_fail
+    await desk.smsc.write("+15550123", text)
+    await until(lambda: len(desk.events) == 2)
+    first, second = desk.events
+    assert isinstance(first, InboundMessage)
+    assert isinstance(second, InboundMessage)
+    assert (first.vendor_id, first.text) == (second.vendor_id, text)
 
 
 async def test_an_answer_that_was_lost_makes_no_second_message(desk: Desk) -> None:
