@@ -76,7 +76,7 @@ def speak(text: str, reference: str, link_words: str) -> str:
     said = _URL.sub(link_words, text)
     if reference:
         spelled = ", ".join(reference)
-        said = re.sub(rf"[\[(#]*\b{re.escape(reference)}\b[\])]*", spelled, said, flags=re.IGNORECASE)
+        said = re.sub(rf"[\[(#]{{0,2}}\b{re.escape(reference)}\b[\])]{{0,2}}", spelled, said, flags=re.IGNORECASE)
     return _SPACES.sub(" ", re.sub(r"[*_`<>\[\]{}|]", " ", said)).strip()
 
 

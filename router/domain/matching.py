@@ -20,12 +20,14 @@ _BARE = re.compile(rf"(?<![\w-]){_FIVE}")
 # As it is read out on the phone, and so sometimes typed: `4 F 2 K 9`, `4, f, 2, k, 9`.
 _SPACED = re.compile(rf"(?<![\w-])((?:[0-9A-Za-z][ .,-]{{1,2}}){{{REFERENCE_LENGTH - 1}}}[0-9A-Za-z])(?![\w-])")
 # The words of our notices and prompts in their four languages; `#`; a bracket, as in `[4F2K9]`.
-_MARKER = (
-    r"(?<!\w)(?:ref(?:erence|erencia|erenz)?|r[eé]f(?:[eé]rence)?|vorgang|kennung)\b[\s.:#=-]*[\[(]?\s*|#\s*|\[\s*#?"
-)
+# Repetitions are bounded, so that a message of nothing but spaces costs no more than any other.
+_WORD = r"r[eé]f(?:[eé]ren(?:ce|cia|z))?|vorgang|kennung"
+_MARKER = rf"(?<!\w)(?:{_WORD})\b[\s.:#=-]{{0,5}}[\[(]?\s{{0,2}}|#\s{{0,2}}|\[\s{{0,2}}#?"
 _MARKED = re.compile(f"(?:{_MARKER}){_FIVE}", re.IGNORECASE)
 # Also behind the answer prefixes that mail programs put before a subject.
-_START = re.compile(rf"\s*(?:(?:re|aw|sv|fwd?|wg|tr|rv)\s*:\s*)*[\s\[(#>*\"']*{_FIVE}", re.IGNORECASE)
+_START = re.compile(
+    rf"(?:(?:re|aw|sv|fwd?|wg|tr|rv)\s{{0,2}}:\s{{0,2}}){{0,5}}[\[(#>*\"' ]{{0,5}}(?:{_MARKER})?{_FIVE}", re.IGNORECASE
+)
 
 
 class How(StrEnum):
@@ -71,7 +73,7 @@ class MatchFacts:
     references: Mapping[str, str] = field(default_factory=dict)
     """Reference to conversation id, of the open conversations of the customers at the sender's address."""
     claims: Mapping[str, str] = field(default_factory=dict)
-    """Of `claimed_references`, those that exist at all, with their conversation ids."""
+    """Of `claimed_references`, those that exist and are of none of `customers`, with their conversation ids."""
     spoken: Sequence[Spoken] = ()
     """Over this exact pair of addresses, open or closed."""
     open_conversations: Sequence[str] = ()
@@ -147,7 +149,7 @@ def claimed_references(text: str) -> tuple[str, ...]:
 def typed_references(text: str, known: Mapping[str, str]) -> tuple[str, ...]:
     """The known references that stand in the text, in their order; only the first if the text begins with it."""
     text = text[:SEARCHED_MAX]
-    beginning = _START.match(text)
+    beginning = _START.match(text.lstrip())
     if beginning is not None and (first := _stored(beginning.group(1))) in known:
         return (first,)
     places = {match.start(): match.group(1) for pattern in (_BARE, _SPACED) for match in pattern.finditer(text)}

@@ -54,6 +54,9 @@ def spoke(conversation, ago, **given):
         pytest.param("4 F 2 K 9 yes", {}, BOTH, Joins("v0-A", How.REFERENCE), id="as it is read out"),
         pytest.param("4F2K9 and not 9QX7M", {}, BOTH, Joins("v0-A", How.REFERENCE), id="the one the text begins with"),
         pytest.param(
+            "Re: Ref. 9QX7M, not 4F2K9", {}, BOTH, Joins("v0-B", How.REFERENCE), id="the one it begins with, marked"
+        ),
+        pytest.param(
             "both 4F2K9 and 9QX7M",
             {},
             BOTH,
@@ -205,6 +208,17 @@ def test_a_reference_inside_something_longer_is_none(typed):
 
 def test_letters_that_people_confuse_are_put_right():
     assert typed_references("ref oli23", {"01123": "v0-A"}) == ("01123",)
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    "part", [" ", "ref ", "ref", "re: ", "[ ", "# ", "4 ", "4F2K9-", "\n", "a-", "ref\n\n\n", "4, "]
+)
+def test_no_text_makes_the_search_slow(part):
+    text = "ref" + part * 20_000
+    for asked in (text, text[3:], part * 19_999 + "!"):
+        claimed_references(asked)
+        typed_references(asked, REFERENCES)
 
 
 @given(st.text(max_size=400))
