@@ -1,17 +1,20 @@
 """The SMTP adapter against a real submission server that can be switched wrong."""
 
 import asyncio
-import json
+import base64
+import shutil
 import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from pydantic import ValidationError
 
 from channels.contract import Adapter, Listening
@@ -464,3 +467,204 @@ async def test_a_delay_decides_nothing(world: World) -> None:
     assert [event.token for event in world.events if isinstance(event, ReceiptEvent)] == ["s0.attempt2"]
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
+
+
+@dataclass
+class TlsServer:
+    """A submission server with TLS that knows one access token."""
+
+    ca_file: Path
+    port: int = 0
+    tls_port: int = 0
+    good_token: str = "token-2"
+    mails: list[bytes] = field(default_factory=list)
+
+
+def hooks_of(server: TlsServer) -> SimpleNamespace:
+    async def take(smtp: object, session: object, envelope: Envelope) -> str:
+        server.mails.append(bytes(envelope.original_content or b""))
+        return "250 taken"
+
+    async def log_in(smtp: SMTP, words: list[str]) -> AuthResult:
+        if f"Bearer {server.good_token}\x01" in base64.b64decode(words[1]).decode():
+            return AuthResult(success=True)
+        await smtp.push("334 eyJzdGF0dXMiOiI0MDEifQ==")
+        await smtp._reader.readline()
+        await smtp.push("535 5.7.8 token refused")
+        return AuthResult(success=False, handled=True)
+
+    return SimpleNamespace(handle_DATA=take, auth_XOAUTH2=log_in)
+
+
+@pytest.fixture
+async def tls_server(tmp_path: Path) -> AsyncIterator[TlsServer]:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed: no certificate to test TLS with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *options.split(), *names], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    server = TlsServer(certificate)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(
+        lambda: SMTP(hooks_of(server), tls_context=context, require_starttls=True, loop=loop), "127.0.0.1", 0
+    )
+    implicit = await loop.create_server(
+        lambda: SMTP(hooks_of(server), hostname="localhost", loop=loop), "127.0.0.1", 0, ssl=context
+    )
+    server.port = listener.sockets[0].getsockname()[1]
+    server.tls_port = implicit.sockets[0].getsockname()[1]
+    yield server
+    for each in (listener, implicit):
+        each.close()
+        await each.wait_closed()
+
+
+@pytest.fixture
+async def token_server() -> AsyncIterator[tuple[str, list[dict[str, str]], dict[str, int]]]:
+    """Hands out token-1, token-2, ... for the right refresh token; its status can be switched."""
+    forms: list[dict[str, str]] = []
+    switch = {"status": 200}
+
+    async def refresh(request: web.Request) -> web.Response:
+        form = {key: str(value) for key, value in (await request.post()).items()}
+        forms.append(form)
+        if switch["status"] != 200:
+            return web.json_response({"error": "invalid_grant"}, status=switch["status"])
+        return web.json_response({"access_token": f"token-{len(forms)}", "expires_in": 3600})
+
+    app = web.Application()
+    app.router.add_post("/token", refresh)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/token", forms, switch
+    await runner.cleanup()
+
+
+def oauth2(url: str) -> dict[str, object]:
+    return {
+        "oauth2": {"token_url": url, "client_id": "us", "client_secret": "s3cret", "refresh_token": "r3fresh"},
+        "password": None,
+    }
+
+
+async def test_starttls_and_oauth2(
+    world: World, tls_server: TlsServer, token_server: tuple[str, list[dict[str, str]], dict[str, int]]
+) -> None:
+    """Over STARTTLS with XOAUTH2: a refused token is refreshed once, a good one is kept for the next connection."""
+    url, forms, _ = token_server
+    adapter = world.build(port=tls_server.port, tls="starttls", ca_file=str(tls_server.ca_file), **oauth2(url))
+    await adapter.send(message())
+    assert len(tls_server.mails) == 1
+    assert [form["grant_type"] for form in forms] == ["refresh_token", "refresh_token"]
+    assert forms[0]["refresh_token"] == "r3fresh"
+    await adapter.probe()
+    assert len(forms) == 2
+    await adapter.close()
+
+
+async def test_tls_from_the_first_byte(world: World, tls_server: TlsServer) -> None:
+    """Port 465: TLS before the greeting."""
+    adapter = world.build(
+        port=tls_server.tls_port, tls="tls", ca_file=str(tls_server.ca_file), username="", password=None
+    )
+    await adapter.send(message())
+    assert len(tls_server.mails) == 1
+    await adapter.close()
+
+
+async def test_a_refused_refresh_token_needs_a_person(
+    world: World, tls_server: TlsServer, token_server: tuple[str, list[dict[str, str]], dict[str, int]]
+) -> None:
+    """invalid_grant: down at once; a token server that fails: certainly not taken. No secret in either."""
+    url, _, switch = token_server
+    adapter = world.build(port=tls_server.port, tls="starttls", ca_file=str(tls_server.ca_file), **oauth2(url))
+    switch["status"] = 400
+    with pytest.raises(EndpointMisconfigured, match="oauth_refused") as caught:
+        await adapter.send(message())
+    switch["status"] = 503
+    with pytest.raises(EndpointUnavailable, match="oauth_http_503") as later:
+        await adapter.send(message())
+    for text in (repr(caught.value), repr(later.value), repr(adapter.capabilities)):
+        assert "s3cret" not in text
+        assert "r3fresh" not in text
+
+
+async def test_an_untrusted_certificate_needs_a_person(world: World, tls_server: TlsServer) -> None:
+    """Nobody logs in to a server that cannot prove its name."""
+    for tls, port in (("starttls", tls_server.port), ("tls", tls_server.tls_port)):
+        adapter = world.build(port=port, tls=tls)
+        with pytest.raises(EndpointMisconfigured, match="certificate_invalid"):
+            await adapter.send(message())
+    assert not tls_server.mails
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"host": "mail.example.org"}, "only for loopback"),
+        ({"from_address": "not an address"}, "not a mail address"),
+        ({"from_name": "A\r\nBcc: x"}, "line break"),
+        ({"username": ""}, "needs a username"),
+        ({"password": None}, "needs a password"),
+        ({"tls_mode": "none"}, "extra"),
+        ({"imap": {"host": "imap.example.org", "username": "x", "password": "y", "tls": "none"}}, "only for loopback"),
+        ({"imap": {"host": "imap.example.org", "username": "x"}}, "either password or oauth2"),
+        ({"reply_domain": "no domain"}, "not a domain"),
+    ],
+)
+async def test_wrong_settings_are_refused(world: World, changes: dict[str, object], complaint: str) -> None:
+    """Each says what is wrong; no secret stands in what it says."""
+    with pytest.raises(ValidationError, match=complaint):
+        SmtpSettings.model_validate(world.vendor.endpoint_table() | changes)
+
+
+async def test_no_secret_in_a_repr(world: World) -> None:
+    """Settings and adapter can be logged."""
+    settings = SmtpSettings.model_validate(world.vendor.endpoint_table())
+    secret = str(world.vendor.endpoint_table()["password"])
+    for text in (repr(settings), settings.model_dump_json(), repr(world.adapter), repr(world.adapter._submission)):
+        assert secret not in text
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "text", "error"),
+    [
+        (Stage.CONNECT, 421, "4.3.2 shutting down", EndpointUnavailable),
+        (Stage.CONNECT, 554, "no service", EndpointUnavailable),
+        (Stage.AUTH, 535, "5.7.8 wrong", EndpointMisconfigured),
+        (Stage.AUTH, 534, "5.7.9 weak", EndpointMisconfigured),
+        (Stage.AUTH, 454, "4.7.0 later", EndpointUnavailable),
+        (Stage.SENDER, 530, "5.7.0 log in", EndpointMisconfigured),
+        (Stage.SENDER, 553, "5.7.1 not your address", EndpointMisconfigured),
+        (Stage.SENDER, 552, "5.3.4 too large", MessageRejected),
+        (Stage.SENDER, 450, "4.7.1 too many", Throttled),
+        (Stage.SENDER, 421, "4.7.0 try again later", Throttled),
+        (Stage.SENDER, 452, "4.3.1 disk full", EndpointUnavailable),
+        (Stage.SENDER, 451, "error", EndpointUnavailable),
+        (Stage.SENDER, 503, "sequence", EndpointUnavailable),
+        (Stage.RECIPIENT, 550, "5.1.1 no such user", RecipientUnreachable),
+        (Stage.RECIPIENT, 551, "moved", RecipientUnreachable),
+        (Stage.RECIPIENT, 553, "bad mailbox", RecipientUnreachable),
+        (Stage.RECIPIENT, 552, "5.2.2 full", RecipientUnreachable),
+        (Stage.RECIPIENT, 552, "5.3.4 too large", MessageRejected),
+        (Stage.RECIPIENT, 452, "4.2.2 full", RecipientUnreachable),
+        (Stage.RECIPIENT, 450, "4.1.2 no such domain", RecipientUnreachable),
+        (Stage.RECIPIENT, 450, "greylisted", Throttled),
+        (Stage.RECIPIENT, 451, "local error", EndpointUnavailable),
+        (Stage.RECIPIENT, 554, "5.7.1 relay access denied", EndpointMisconfigured),
+        (Stage.DATA, 554, "5.7.1 spam", MessageRejected),
+        (Stage.DATA, 552, "too large", MessageRejected),
+        (Stage.DATA, 550, "5.1.1 no such user", RecipientUnreachable),
+        (Stage.DATA, 421, "4.3.0 shutting down", EndpointUnavailable),
+        (Stage.DATA, 452, "4.3.1 disk full", EndpointUnavailable),
+    ],
+)
+def test_what_a_reply_means(stage: Stage, code: int, text: str, error: type[Exception]) -> None:
+    """Whose fault a reply is depends on its code, its enhanced code and how far we had come."""
+    assert type(failure_of(stage, code, text)) is error
