@@ -116,8 +116,8 @@ class SideFacts:
 
     @property
     def address(self) -> Address:
-        """Where the side is reached now."""
-        return read_place(self.place)[0]
+        """Where the side is reached now; an empty one if nowhere."""
+        return read_place(self.place)[0] if self.place else Address(Channel.CHAT, "")
 
 
 def dump_content(content: Content) -> str:

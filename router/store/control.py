@@ -72,11 +72,11 @@ class Control:
         return waiting
 
     async def token_of(self, endpoint: EndpointId, vendor_id: str, early: str) -> str:
-        """The token of the attempt a vendor id means; or '' and `early` waits there for the claim."""
+        """The token of the attempt a vendor id means; or '' and `early`, if not empty, waits there for the claim."""
         key = keys.vendor_id(endpoint, vendor_id)
         token = await self.redis.call("HGET", key, "token")
-        if token:
-            return str(token)
+        if token or not early:
+            return str(token or "")
         await self.redis.call("HSET", key, "early", early)
         await self.redis.call("EXPIRE", key, 24 * 3600)
         # The claim may have come between the two calls.

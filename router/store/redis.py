@@ -29,8 +29,11 @@ SCRIPTS = (
 )
 
 
-class StoreUnavailable(Exception):
-    """Redis did not take or answer a call; whether a script ran is not known."""
+class StoreUnavailable(RedisConnectionError):
+    """Redis did not take or answer a call; whether a script ran is not known. What was asked may be asked again."""
+
+    reason = "store_unavailable"
+    words = "The store cannot take it now. Nothing was promised; try again in a few seconds."
 
 
 def connect(url: str) -> "redis.asyncio.Redis":

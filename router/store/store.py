@@ -66,6 +66,8 @@ class NewMessage:
     """Inbound: where it came in. Outbound: empty."""
     late: bool = False
     unverified: bool = False
+    original: str = ""
+    """SHA-256 of the raw mail on disk, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,6 @@ class Store:
         self.shards = shards
         self._now_ms = now_ms
 
-    # -- the protocol ---------------------------------------------------------------------------------------------
-
     async def accept(
         self,
         conversation_id: str,
@@ -170,6 +170,7 @@ class Store:
         pin: tuple[EndpointId, str] | None = None,
         mail_id: str = "",
         front: bool = False,
+        quiet: bool = False,
     ) -> AcceptAnswer:
         """Take a message once. Durable when it returns.
 
@@ -190,11 +191,13 @@ class Store:
                 "ep": message.endpoint,
                 "lt": int(message.late),
                 "uv": int(message.unverified),
+                "og": message.original,
             },
             "nh": said_hash,
             "queue_max": QUEUE_MAX,
             "reopen": int(reopen),
             "front": int(front),
+            "quiet": int(quiet),
         }
         if natural_key:
             argument["nk"] = natural_key
@@ -322,8 +325,6 @@ class Store:
         """Take back a message nobody has begun to say: `ok`, `begun` or `missing`."""
         return str(await self._run("cancel", shard_of(message_id), {"m": message_id, "r": reason}))
 
-    # -- reading --------------------------------------------------------------------------------------------------
-
     async def conversation(self, conversation_id: str) -> Conversation | None:
         """One conversation, or None."""
         row = await self._hash(f"{self._prefix(conversation_id)}v:{conversation_id}")
@@ -401,6 +402,10 @@ class Store:
         key = f"{keys.shard(shard)}aw:{endpoint}"
         return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(now * 1000), "LIMIT", 0, limit))
 
+    async def forget_receipt(self, shard: int, endpoint: EndpointId, token: str) -> None:
+        """Wait no longer for an attempt's receipt."""
+        await self.redis.call("ZREM", f"{keys.shard(shard)}aw:{endpoint}", token)
+
     async def natural_key(self, shard: int, key: str) -> tuple[str, str] | None:
         """(message id, conversation id) accepted under a natural key, or None."""
         known = await self.redis.call("GET", f"{keys.shard(shard)}nk:{key}")
@@ -415,6 +420,10 @@ class Store:
         row = await self._hash(f"{keys.shard(shard)}pair:{endpoint}|{place}")
         return {conversation: codec.seconds(at) for conversation, at in row.items()}
 
+    async def set_owner(self, conversation_id: str, side: SideName, owner: str) -> None:
+        """Whose side it is: an assigned agent's bindings are where the agent's side may go."""
+        await self.redis.call("HSET", f"{self._prefix(conversation_id)}s:{conversation_id}:{side}", "o", owner)
+
     async def update(self, conversation_id: str, changes: Mapping[str, str], facts: Mapping[str, Any]) -> None:
         """Set fields of a conversation's record (their short names), with a journal entry that holds no content."""
         key = f"{self._prefix(conversation_id)}v:{conversation_id}"
@@ -422,8 +431,6 @@ class Store:
         if flat:
             await self.redis.call("HSET", key, *flat)
         await self.note(shard_of(conversation_id), "conversation.changed", facts, conversation_id=conversation_id)
-
-    # -- the journal ----------------------------------------------------------------------------------------------
 
     async def note(
         self,
@@ -459,8 +466,6 @@ class Store:
         if isinstance(answer, (list, tuple)):
             return int(answer[0]) * 1000 + int(answer[1]) // 1000
         raise TypeError(f"TIME answered {answer!r}")
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     async def _run(self, script: str, shard: int, argument: Any) -> Any:
         now = self._now_ms() if self._now_ms else None

@@ -1,10 +1,12 @@
 -- accept: take one message once, give it its place in the order, make the side due.
 --
--- ARGV[2]  JSON: conversation c, message m {id, s destination side, k, au, an, b (content, JSON text), cl, xp, ep, lt, uv},
+-- ARGV[2]  JSON: conversation c, message m {id, s destination side, k, au, an, b (content, JSON text), cl, xp, ep, lt, uv,
+--          og hash of the original on disk or ''},
 --          nk natural key, nh hash of what was said under it, ttl of the natural key in ms once the conversation is closed,
 --          create {conversation fields, sides c and a with o, ep, ad} or nil, reopen 0/1, queue_max,
 --          pin {ep, ad} or nil: the author wrote there, so the author's side is there now,
---          mt the Message-ID of an inbound mail or nil, front 0/1: say it before what waits
+--          mt the Message-ID of an inbound mail or nil, front 0/1: say it before what waits,
+--          quiet 0/1: nobody waits for an answer to it (an auto-reply, a STOP)
 -- Answers  {'new' | 'duplicate' | 'other' | 'closed' | 'missing' | 'full', message id, sequence, endpoint of the side}
 -- Guarantees  all or nothing; the same natural key adds nothing and answers with the first message's id; `other` says
 --          that the natural key was used for something else.
@@ -67,6 +69,7 @@ if A.nk then
 end
 if M.lt == 1 then redis.call('HSET', key, 'lt', '1') end
 if M.uv == 1 then redis.call('HSET', key, 'uv', '1') end
+if M.og ~= '' then redis.call('HSET', key, 'og', M.og) end
 redis.call('RPUSH', P .. 'g:' .. A.c, M.id)
 local rolling = redis.call('HGET', conversation_key, 'th') or ''
 redis.call('HSET', conversation_key, 'th', redis.sha1hex(rolling .. M.id .. M.b))
@@ -76,13 +79,13 @@ if A.mt then
 end
 
 -- Who waits for whom.
-if M.s == 'a' and M.k == 'message' then
+if M.s == 'a' and M.k == 'message' and A.quiet ~= 1 then
   redis.call('HSET', conversation_key, 'li', int(NOW))
   if redis.call('HSETNX', conversation_key, 'qu', M.id) == 1 then
     redis.call('HSET', conversation_key, 'wa', int(NOW))
     redis.call('ZADD', P .. 'open', 'XX', int(NOW), A.c)
   end
-elseif M.s == 'c' and M.k == 'message' then
+elseif M.s == 'c' and M.k == 'message' and A.quiet ~= 1 then
   redis.call('HDEL', conversation_key, 'qu', 'wa')
 end
 local waiting = waiting_score(A.c)

@@ -25,7 +25,7 @@ local function taken(S, O, At)
     S.b = O.occ
     redis.call('HSET', S.key, 'b', int(O.occ))
   end
-  if S.s == 'c' then redis.call('HSET', P .. 'pair:' .. At.ep .. '|' .. At.ad, S.c, int(NOW)) end
+  redis.call('HSET', P .. 'pair:' .. At.ep .. '|' .. At.ad, S.c, int(NOW))
   if string.sub(At.ep, 1, 6) == 'email/' and O.v and O.v[1] then
     redis.call('RPUSH', P .. 'mt:' .. S.c, O.v[1])
     redis.call('LTRIM', P .. 'mt:' .. S.c, -20, -1)

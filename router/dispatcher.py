@@ -1,0 +1,121 @@
+"""The data plane of one process: senders for its endpoints, a planner, listeners, the beat, the bell."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from redis.exceptions import RedisError
+
+from channels.contract import Adapter, Listening
+from channels.messages import Channel
+from health.report import EndpointId
+from router.core import Core
+from router.evidence_desk import EvidenceDesk
+from router.listening import listen_alone
+from router.planner import Planner
+from router.sender import Sender
+from router.store import keys
+from router.store.redis import StoreUnavailable
+from router.switchboard import Switchboard
+
+BEAT_S = 1.0
+SWEEP_S = 1.0
+SWEEP_MAX = 200
+
+log = structlog.get_logger()
+
+
+def worker_name(role: str) -> str:
+    """Names a process: role, host, pid and a random part, so that a restarted one is somebody else."""
+    return f"{role}-{socket.gethostname()[:20]}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Everything `throughline dispatch` runs."""
+
+    core: Core
+    switchboard: Switchboard
+    adapters: Mapping[EndpointId, Adapter]
+    desk: EvidenceDesk
+    worker: str
+
+    async def run(self, channels: Sequence[Channel] = ()) -> None:
+        """Dispatch for the endpoints of `channels` (all, if none is named) until cancelled."""
+        mine = {
+            endpoint: adapter
+            for endpoint, adapter in self.adapters.items()
+            if not channels or adapter.capabilities.channel in channels
+        }
+        in_flight = self.core.settings.dispatch.in_flight
+        senders = {
+            endpoint: Sender(self.core, endpoint, adapter, self.desk, self.worker, in_flight)
+            for endpoint, adapter in mine.items()
+        }
+        planner = Planner(self.core, asyncio.Event())
+        log.info("dispatcher.started", worker=self.worker, endpoints=sorted(mine))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.desk.run())
+            group.create_task(self._beat(senders))
+            group.create_task(self._hear_bells(senders, planner))
+            group.create_task(planner.run())
+            group.create_task(self._sweep(mine))
+            for endpoint, adapter in mine.items():
+                group.create_task(senders[endpoint].run())
+                if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "dispatch":
+                    group.create_task(listen_alone(self.core, endpoint, adapter, self.switchboard.accept, alone=False))
+
+    async def _beat(self, senders: Mapping[EndpointId, Sender]) -> None:
+        while True:
+            facts: dict[str, object] = {
+                str(endpoint): [one.tally.begun, one.tally.sent, one.tally.throttled] for endpoint, one in senders.items()
+            }
+            try:
+                await self.core.board.beat(self.worker, "dispatch", self.core.clock.now(), facts)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("beat.failed", error=type(error).__name__)
+            await self.core.clock.sleep(BEAT_S)
+
+    async def _hear_bells(self, senders: Mapping[EndpointId, Sender], planner: Planner) -> None:
+        """Bells only save waiting: every loop also looks by itself."""
+        while True:
+            pubsub = self.core.store.redis.client.pubsub()
+            try:
+                await pubsub.subscribe(*(keys.bell(number) for number in range(self.core.store.shards)))
+                while True:
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=2.0)
+                    if message is None:
+                        continue
+                    rung = str(message["data"])
+                    if rung == keys.PLAN:
+                        planner.bell.set()
+                    elif (sender := senders.get(EndpointId(rung))) is not None:
+                        sender.bell.set()
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("bell.lost", error=type(error).__name__)
+                await self.core.clock.sleep(1.0)
+            finally:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+
+    async def _sweep(self, adapters: Mapping[EndpointId, Adapter]) -> None:
+        """Messages whose receipt should have come: on to the next binding where the endpoint promises receipts."""
+        while True:
+            for endpoint, adapter in adapters.items():
+                try:
+                    await self._sweep_endpoint(endpoint, adapter.capabilities.receipt_due_s is not None)
+                except StoreUnavailable:
+                    break
+            await self.core.clock.sleep(SWEEP_S)
+
+    async def _sweep_endpoint(self, endpoint: EndpointId, promised: bool) -> None:
+        now = self.core.clock.now()
+        for shard in range(self.core.store.shards):
+            for token in await self.core.store.receipts_overdue(shard, endpoint, now, SWEEP_MAX):
+                if promised:
+                    await self.core.store.receipt(token, "undelivered", reason="no_receipt", permanent=False)
+                else:
+                    await self.core.store.forget_receipt(shard, endpoint, token)

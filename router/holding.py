@@ -1,0 +1,197 @@
+"""Messages that match no conversation: kept, asked about, filed once the sender has proven where they belong."""
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, replace
+
+from channels.messages import Content, InboundMessage, Kind
+from health.report import EndpointId
+from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
+from router.domain.conversation import Binding, MessageClass, SideName
+from router.domain.ids import new_id, shard_of
+from router.domain.matching import Held, Why
+from router.store.codec import read_place
+from router.store.store import AcceptAnswer, NewConversation, NewLeg, NewMessage
+
+PROMPT_EVERY_S = 600
+"""One prompt an address in ten minutes: whoever does not read it is not asked again and again."""
+CODE_TTL_S = 600
+CODE_TRIES_MAX = 5
+EXAMPLE = "4F2K9"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where somebody writes from, over which endpoint."""
+
+    endpoint: EndpointId
+    place: str
+    shard: int
+
+    @property
+    def conversation_id(self) -> str:
+        """The hidden conversation that holds what came from here; always the same for the same place."""
+        digest = hashlib.sha256(f"{self.endpoint}|{self.place}".encode()).hexdigest()[:22].upper()
+        return f"h{self.shard}-{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Keeps what cannot be matched, and asks."""
+
+    core: Core
+
+    async def keep(self, at: Place, message: NewMessage, natural_key: str, said_hash: str) -> AcceptAnswer:
+        """Take a message into the hidden conversation of its place; durable when it returns."""
+        return await self.core.store.accept(
+            at.conversation_id,
+            message,
+            natural_key=natural_key,
+            said_hash=said_hash,
+            create=self._hidden(at),
+            reopen=True,
+            quiet=True,
+        )
+
+    async def ask(self, at: Place, held: Held, event: InboundMessage) -> None:
+        """Ask for a reference, or send a code to a known binding; at most once in ten minutes, naming nobody."""
+        if not held.prompt_key:
+            return
+        asked = f"tl:asked:{{{at.conversation_id}}}"
+        if not await self.core.store.redis.call("SET", asked, "1", "NX", "EX", PROMPT_EVERY_S):
+            return
+        locale = event.locale or self.core.settings.default_locale
+        values = {"example": EXAMPLE} if held.prompt_key == "prompt.reference" else {}
+        await self.say(at, self.core.wording.say(held.prompt_key, locale, **values), Kind.PROMPT)
+        if held.why is Why.CLAIM and held.candidates:
+            await self._send_code(at, held.candidates[0])
+
+    async def say(self, at: Place, text: str, kind: Kind) -> None:
+        """Say something to a place outside any conversation."""
+        now = self.core.clock.now()
+        await self.core.store.accept(
+            at.conversation_id,
+            NewMessage(
+                new_id("m", at.shard, int(now * 1000)),
+                SideName.CUSTOMER,
+                kind,
+                "router",
+                "",
+                Content(text),
+                MessageClass.URGENT,
+                self.core.expiry(MessageClass.URGENT, now),
+                EndpointId(""),
+            ),
+            create=self._hidden(at),
+            reopen=True,
+            front=kind is Kind.CONFIRMATION,
+            quiet=True,
+        )
+
+    async def read_code(self, at: Place, text: str) -> str:
+        """The conversation a right code proves, or ''. Five wrong ones end the claim."""
+        key = self._claim_key(at)
+        found = await self.core.store.redis.call("GET", key)
+        typed = "".join(character for character in text if character.isdigit())
+        if not found or len(text.strip()) > 40 or len(typed) != 6:
+            return ""
+        claim = json.loads(found)
+        if secrets.compare_digest(typed, claim["code"]):
+            await self.core.store.redis.call("DEL", key)
+            await self._bind(at, claim["conversation"])
+            return str(claim["conversation"])
+        claim["tries"] += 1
+        if claim["tries"] >= CODE_TRIES_MAX:
+            await self.core.store.redis.call("DEL", key)
+        else:
+            await self.core.store.redis.call("SET", key, json.dumps(claim), "KEEPTTL")
+        await self.say(at, self.core.wording.say("prompt.wrong_code", self.core.settings.default_locale), Kind.PROMPT)
+        return ""
+
+    async def file(self, at: Place, conversation_id: str, author: str, author_name: str) -> int:
+        """Move what is held here into its conversation, in order, each once; how many messages."""
+        hidden = await self.core.store.conversation(at.conversation_id)
+        if hidden is None:
+            return 0
+        filed = int(hidden.fields.get("filed", "0"))
+        count, last = 0, filed
+        for message in await self.core.store.messages(await self.core.store.transcript_ids(at.conversation_id, 0, -1)):
+            if message.sequence <= filed or message.side is not SideName.AGENT:
+                continue
+            now = self.core.clock.now()
+            await self.core.store.accept(
+                conversation_id,
+                NewMessage(
+                    new_id("m", shard_of(conversation_id), int(now * 1000)),
+                    SideName.AGENT,
+                    Kind.MESSAGE,
+                    author,
+                    author_name,
+                    message.content,
+                    message.message_class,
+                    0,
+                    at.endpoint,
+                    late=message.late,
+                ),
+                natural_key=f"held:{message.id}",
+                reopen=True,
+            )
+            count, last = count + 1, message.sequence
+        if count:
+            changes = {"fi": json.dumps({"filed": str(last)})}
+            await self.core.store.update(at.conversation_id, changes, {"what": "filed", "count": count})
+        return count
+
+    async def _send_code(self, at: Place, conversation_id: str) -> None:
+        conversation = await self.core.store.conversation(conversation_id)
+        if conversation is None:
+            return
+        code = f"{secrets.randbelow(10**6):06d}"
+        claim = json.dumps({"code": code, "conversation": conversation_id, "tries": 0})
+        await self.core.store.redis.call("SET", self._claim_key(at), claim, "EX", CODE_TTL_S)
+        locale = conversation.locale or self.core.settings.default_locale
+        text = self.core.wording.say("code.message", locale, code=code, reference=conversation.reference)
+        now = self.core.clock.now()
+        await self.core.store.accept(
+            conversation_id,
+            NewMessage(
+                new_id("m", shard_of(conversation_id), int(now * 1000)),
+                SideName.CUSTOMER,
+                Kind.PROMPT,
+                "router",
+                "",
+                Content(text),
+                MessageClass.SECRET,
+                self.core.expiry(MessageClass.SECRET, now),
+                EndpointId(""),
+            ),
+            quiet=True,
+        )
+
+    async def _bind(self, at: Place, conversation_id: str) -> None:
+        conversation = await self.core.store.conversation(conversation_id)
+        if conversation is None:
+            return
+        address, endpoint = read_place(at.place)
+        customer = await self.core.customer_of(conversation.customer_id)
+        known = next((one for one in customer.bindings if (one.address, one.endpoint) == (address, endpoint)), None)
+        binding = known or Binding(address, endpoint, order=len(customer.bindings))
+        await self.core.people.set_binding(customer.id, replace(binding, verified=True, consent=True))
+
+    def _claim_key(self, at: Place) -> str:
+        return f"tl:claim:{{{at.conversation_id}}}"
+
+    def _hidden(self, at: Place) -> NewConversation:
+        return NewConversation(
+            customer_id="",
+            reference="",
+            subject="",
+            locale=self.core.settings.default_locale,
+            message_class=MessageClass.NORMAL,
+            priority=5,
+            team="",
+            customer=NewLeg("", at.endpoint, at.place),
+            agent=NewLeg("", CONSOLE_ENDPOINT, CONSOLE_PLACE),
+            hidden=True,
+        )

@@ -1,0 +1,89 @@
+"""Reads the journal: what happened to a conversation, and what happens now."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from channels.tools import Clock
+from router.domain.ids import shard_of
+from router.store.store import Store
+
+BATCH = 200
+POLL_S = 0.25
+SEARCHED_MAX = 20_000
+"""Newest entries that are searched for one conversation's."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One entry; its id is `shard:stream id`, or one of those for each shard with commas between."""
+
+    id: str
+    at: float
+    kind: str
+    conversation_id: str
+    message_id: str
+    endpoint: str
+    facts: Mapping[str, object]
+
+
+def read_entry(identity: str, row: Mapping[str, str]) -> JournalEntry:
+    """An entry as the store has it."""
+    return JournalEntry(
+        id=identity,
+        at=float(row["at"]) / 1000,
+        kind=row["k"],
+        conversation_id=row["c"],
+        message_id=row["m"],
+        endpoint=row["ep"],
+        facts=json.loads(row["f"]),
+    )
+
+
+async def decisions_of(store: Store, conversation_id: str, limit: int) -> list[JournalEntry]:
+    """The newest entries about a conversation, newest first."""
+    shard = shard_of(conversation_id)
+    rows = await store.journal_last(shard, SEARCHED_MAX)
+    return [read_entry(f"{shard}:{one}", row) for one, row in rows if row["c"] == conversation_id][:limit]
+
+
+async def follow(store: Store, clock: Clock, after: str | None, wait_s: float) -> AsyncIterator[JournalEntry | None]:
+    """Entries of all shards as they come. An id names a position in every shard, so that one can go on from it."""
+    position = await _position(store, after)
+    quiet_since = clock.monotonic()
+    while True:
+        found = False
+        for shard in range(store.shards):
+            for identity, row in await store.journal_after(shard, position[shard], BATCH):
+                position[shard] = identity
+                found = True
+                yield read_entry(_write(position), row)
+        if found:
+            quiet_since = clock.monotonic()
+            continue
+        if clock.monotonic() - quiet_since >= wait_s:
+            quiet_since = clock.monotonic()
+            yield None
+        await clock.sleep(POLL_S)
+
+
+async def _position(store: Store, after: str | None) -> list[str]:
+    position = []
+    given = dict(part.split(":", 1) for part in (after or "").split(",") if ":" in part)
+    for shard in range(store.shards):
+        text = given.get(str(shard), "")
+        if _is_stream_id(text):
+            position.append(text)
+        else:
+            newest = await store.journal_last(shard, 1)
+            position.append(newest[0][0] if newest else "0-0")
+    return position
+
+
+def _write(position: list[str]) -> str:
+    return ",".join(f"{shard}:{identity}" for shard, identity in enumerate(position))
+
+
+def _is_stream_id(text: str) -> bool:
+    head, dash, tail = text.partition("-")
+    return bool(dash) and head.isdecimal() and tail.isdecimal() and len(text) <= 40

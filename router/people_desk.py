@@ -1,0 +1,101 @@
+"""What may be done with customers and agents."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from channels.messages import Address, Channel
+from channels.text import one_line
+from health.report import EndpointId
+from router.addresses import normalise
+from router.core import Core, Invalid, NotFound
+from router.domain.conversation import Agent, Binding, Customer
+from router.domain.ids import new_id, shard_for, shard_of
+from router.store.keys import place as place_text
+from router.store.people import TooManyBindings
+
+NAME_MAX = 200
+
+
+class PeopleDesk:
+    """The use cases around people."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+
+    async def create_customer(self, *, name: str, locale: str, bindings: Sequence[Binding]) -> Customer:
+        """Write a new customer. Raises Invalid: a bad name or address, more than 50 bindings."""
+        checked = tuple(self._checked(binding) for binding in bindings)
+        now = self.core.clock.now()
+        first = place_text(checked[0].address, checked[0].endpoint) if checked else name
+        customer = Customer(
+            id=new_id("c", shard_for(first, self.core.store.shards), int(now * 1000)),
+            name=self._name(name),
+            locale=one_line(locale)[:35] or self.core.settings.default_locale,
+            bindings=checked,
+            created_at=now,
+        )
+        try:
+            await self.core.people.create(customer)
+        except TooManyBindings as error:
+            raise Invalid("too_many_bindings", str(error)) from error
+        return customer
+
+    async def customer(self, customer_id: str) -> Customer:
+        """One customer. Raises NotFound."""
+        try:
+            shard_of(customer_id)
+        except ValueError as error:
+            raise NotFound("unknown_customer", "There is no such customer.") from error
+        customer = await self.core.people.customer(customer_id)
+        if customer is None:
+            raise NotFound("unknown_customer", "There is no such customer.")
+        return customer
+
+    async def find_customers(self, address: Address, endpoint: EndpointId | None = None) -> list[Customer]:
+        """Who is reachable at an address. Raises Invalid: no valid address."""
+        normal = self._checked(Binding(address, endpoint))
+        ids = await self.core.people.at(normal.address, endpoint)
+        found = [await self.core.people.customer(one) for one in ids if one.startswith("c")]
+        return [one for one in found if one is not None]
+
+    async def set_binding(self, customer_id: str, binding: Binding) -> Customer:
+        """Add or replace a binding; withdrawn consent holds from the next lease on. Raises NotFound, Invalid."""
+        await self.customer(customer_id)
+        try:
+            await self.core.people.set_binding(customer_id, self._checked(binding))
+        except TooManyBindings as error:
+            raise Invalid("too_many_bindings", str(error)) from error
+        return await self.customer(customer_id)
+
+    async def remove_binding(self, customer_id: str, address: Address) -> Customer:
+        """Forget a binding. Raises NotFound."""
+        customer = await self.customer(customer_id)
+        found = next((one for one in customer.bindings if one.address == address), None)
+        if found is None:
+            raise NotFound("unknown_binding", "The customer has no such address.")
+        await self.core.people.remove_binding(customer_id, found)
+        return await self.customer(customer_id)
+
+    async def create_agent(self, *, name: str, team: str, bindings: Sequence[Binding]) -> Agent:
+        """Write a new agent. Raises Invalid."""
+        now = self.core.clock.now()
+        checked = tuple(replace(self._checked(one), verified=True) for one in bindings)
+        agent = Agent(new_id("a", 0, int(now * 1000)), self._name(name), one_line(team)[:100], checked)
+        await self.core.people.create_agent(agent)
+        return agent
+
+    async def agents(self) -> list[Agent]:
+        """Every agent, by name."""
+        return await self.core.people.agents()
+
+    def _checked(self, binding: Binding) -> Binding:
+        address = normalise(binding.address, self.core.settings.default_country)
+        if address.channel is Channel.CHAT and binding.endpoint is None:
+            raise Invalid("chat_needs_endpoint", "A chat session belongs to one endpoint; name it.")
+        return replace(binding, address=address)
+
+    def _name(self, name: str) -> str:
+        clean = " ".join(name.split())
+        if not clean or len(clean) > NAME_MAX or any(ord(character) < 32 for character in name):
+            raise Invalid("bad_name", f"A name has 1 to {NAME_MAX} characters on one line.")
+        return clean

@@ -1,0 +1,183 @@
+"""Decides routes for sides that need one: refused, came back, unconsented, parked. Any process may run it."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from channels.messages import Channel
+from router.core import CONSOLE_ENDPOINT, Core
+from router.domain.conversation import Agent, Binding, Leg, MessageClass, SideName
+from router.domain.ids import new_id, shard_of
+from router.domain.journal import Decision, DecisionKind, judged, write_decision
+from router.domain.reasons import Reason
+from router.domain.routing import Choice, EndpointView, Route, RouteRequest, Wish, choose_route
+from router.store.codec import Notice, SideFacts, read_place
+from router.store.keys import place
+from router.store.redis import StoreUnavailable
+from router.store.store import BATCH_MAX, Fail, Park, Rebind
+
+POLL_S = 0.5
+UNREACHABLE_S = 7 * 24 * 3600.0
+"""After a provider said that nobody is at an address."""
+MISCONFIGURED_PARK_S = 5.0
+CONTENT_REASONS = frozenset(
+    {Reason.EXCLUDED_BY_ATTEMPT, Reason.NO_BINDING, Reason.BOUND_ELSEWHERE, Reason.TEXT_TOO_LONG, Reason.CLASS_FORBIDS}
+)
+"""If nothing but these speaks against every endpoint, no time will help: the sender is told."""
+
+log = structlog.get_logger()
+
+
+async def people_of(core: Core, facts: SideFacts) -> tuple[Binding, ...]:
+    """The bindings of whoever is on a side."""
+    if facts.side is SideName.AGENT:
+        agent: Agent | None = await core.people.agent(facts.owner) if facts.owner else None
+        return core.bindings_of_agent(agent)
+    if facts.hidden:
+        address, endpoint = read_place(facts.place)
+        return (Binding(address, endpoint, verified=True),)
+    return (await core.customer_of(facts.customer_id)).bindings
+
+
+def request_of(core: Core, facts: SideFacts, bindings: tuple[Binding, ...], now: float) -> RouteRequest:
+    """What a route for this side depends on."""
+    again = facts.head_state == "parked"
+    excluded = {
+        (endpoint, read_place(where)[0])
+        for endpoint, where, outcome, _ in facts.not_here
+        if outcome != "misconfigured" or not again
+    }
+    leg = Leg(facts.endpoint, facts.address, facts.moved_at, "") if facts.endpoint else None
+    files = facts.head_content.files if facts.head_content else ()
+    wish = None
+    if facts.last_inbound_at and leg is not None and facts.last_inbound_at >= facts.moved_at:
+        wish = Wish(leg.endpoint, leg.address)
+    return RouteRequest(
+        conversation_id=facts.conversation_id,
+        bindings=bindings,
+        now=now,
+        message_class=facts.head_class if facts.head else facts.conversation_class,
+        policy=core.policy,
+        current=leg,
+        wish=wish,
+        text_length=len(facts.head_content.text) if facts.head_content else min(facts.head_length, 1_000_000),
+        files_bytes=sum(file.size for file in files),
+        excluded=frozenset(excluded),
+    )
+
+
+def notice_for(core: Core, facts: SideFacts, choice: Choice, reason: str, now: float) -> Notice | None:
+    """The notice a move owes the person, or None where they would not notice it or cannot be told twice.
+
+    A call says by itself what happened, so a message that waits needs no second call before it. The console shows
+    everything anyway; mail from the same address to the same address looks as it did.
+    """
+    address = choice.address
+    if address is None or choice.endpoint == CONSOLE_ENDPOINT or facts.hidden:
+        return None
+    if facts.endpoint == choice.endpoint and facts.address == address:
+        return None
+    if address.channel is Channel.PHONE and facts.queued:
+        return None
+    if address.channel is Channel.EMAIL and facts.address == address:
+        return None
+    shard = shard_of(facts.conversation_id)
+    return Notice(new_id("m", shard, int(now * 1000)), reason, facts.endpoint, now)
+
+
+def place_for(choice: Choice, bindings: tuple[Binding, ...]) -> str:
+    """How the records write the chosen address."""
+    binding = bindings[choice.binding]
+    return place(binding.address, binding.endpoint)
+
+
+@dataclass(slots=True)
+class Planner:
+    """Takes sides out of `@plan` and finds each a way, a time, or an end."""
+
+    core: Core
+    bell: asyncio.Event
+
+    async def run(self) -> None:
+        """Plan until cancelled."""
+        while True:
+            taken = 0
+            try:
+                for shard in range(self.core.store.shards):
+                    taken += await self.step(shard)
+            except StoreUnavailable as error:
+                log.warning("plan.failed", error=str(error))
+                await self.core.clock.sleep(1.0)
+            except Exception:  # the loop's rim: the sides are claimed for 5 s only, then planned again
+                log.exception("plan.broke")
+                await self.core.clock.sleep(1.0)
+            if not taken:
+                self.bell.clear()
+                try:
+                    async with asyncio.timeout(POLL_S):
+                        await self.bell.wait()
+                except TimeoutError:
+                    continue
+
+    async def step(self, shard: int) -> int:
+        """Plan one batch; how many sides it had."""
+        batch = await self.core.store.plan(shard, BATCH_MAX)
+        if not batch:
+            return 0
+        views = await self.core.views()
+        now = self.core.clock.now()
+        changes = await asyncio.gather(*(self._decide(facts, views, now) for facts in batch))
+        await self.core.store.rebind(shard, [change for change, _ in changes])
+        for facts, (_, decision) in zip(batch, changes, strict=True):
+            if facts.head_state != "parked" or decision.kind is not DecisionKind.PARKED:
+                await self.core.store.note(
+                    shard, "decision.made", {"d": write_decision(decision)}, conversation_id=facts.conversation_id
+                )
+        return len(batch)
+
+    async def _decide(
+        self, facts: SideFacts, views: tuple[EndpointView, ...], now: float
+    ) -> tuple[Rebind | Park | Fail, Decision]:
+        for endpoint, where, outcome, _ in facts.not_here:
+            if outcome == "unreachable" and facts.side is SideName.CUSTOMER and not facts.hidden:
+                await self.core.people.mark_unreachable(facts.customer_id, where, now + UNREACHABLE_S)
+                log.info("binding.unreachable", conversation=facts.conversation_id, endpoint=endpoint)
+        bindings = await people_of(self.core, facts)
+        request = request_of(self.core, facts, bindings, now)
+        route = choose_route(request, views)
+        best = route.best
+        if best is not None and best.address is not None:
+            reason = facts.why or "routed"
+            change = Rebind(
+                facts.conversation_id,
+                facts.side,
+                facts.epoch,
+                best.endpoint,
+                place_for(best, bindings),
+                reason,
+                notice_for(self.core, facts, best, reason, now),
+                hold_s=self.core.settings.messages.hold_while_down_s,
+                automatic=best.endpoint != facts.endpoint,
+            )
+            return change, self._decision(facts, DecisionKind.ROUTED, route, now, f"{reason}: goes to {best.endpoint}")
+        if self._hopeless(facts, route):
+            words = "Nothing can ever carry this message; its sender is told."
+            fail = Fail(facts.conversation_id, facts.side, facts.epoch, facts.why or "no_route")
+            return fail, self._decision(facts, DecisionKind.PARKED, route, now, words)
+        until = now + self.core.settings.failover.park_s
+        if facts.why == "misconfigured":
+            until = now + MISCONFIGURED_PARK_S
+        if facts.head_class is MessageClass.BULK and facts.head:
+            until = now + self.core.settings.failover.bulk_park_s
+        park = Park(facts.conversation_id, facts.side, facts.epoch, until, facts.why or "no_route")
+        return park, self._decision(facts, DecisionKind.PARKED, route, now, f"No way now ({facts.why or 'no route'}).")
+
+    def _hopeless(self, facts: SideFacts, route: Route) -> bool:
+        """The message was refused where it could go, and nowhere else could ever take it."""
+        refused = facts.why in {"rejected", "unreachable", "undelivered"}
+        return refused and all(choice.reason in CONTENT_REASONS for choice in route.choices)
+
+    def _decision(self, facts: SideFacts, kind: DecisionKind, route: Route, now: float, words: str) -> Decision:
+        evidence = tuple(f"{endpoint} {outcome} {reason}" for endpoint, _, outcome, reason in facts.not_here)
+        return Decision(kind, facts.conversation_id, facts.side, now, words, evidence, judged(route))

@@ -1,0 +1,279 @@
+"""Says leased messages at one endpoint: resident workers, one attempt each, settled in batches."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import structlog
+
+from channels.contract import Adapter
+from channels.messages import OutboundMessage, Receipt, ReceiptState
+from health.report import Direction, EndpointId, Evidence, Verdict, Witness
+from router.core import Core
+from router.domain.ids import shard_of
+from router.evidence import Judgement, judge
+from router.evidence_desk import EvidenceDesk
+from router.rendering import render
+from router.store.codec import Leased
+from router.store.redis import StoreUnavailable
+from router.store.store import LeaseTerms, Settlement
+
+SLACK_S = 2.0
+"""A lease lasts gate + io + this."""
+PROVISIONAL_AFTER_S = 2.0
+"""No answer for this long is provisional evidence against an endpoint."""
+RECEIPT_INDEXED_S = 3 * 24 * 3600.0
+"""How long a sent message stands among those awaiting a receipt."""
+POLL_S = 0.5
+"""Between two looks at the due set when no bell rings."""
+SETTLE_TRIES = 40
+"""With a growing pause, some 60 s: past the lease, when the attempt has become `unknown` by itself."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one process did at an endpoint; told with its beat."""
+
+    begun: int = 0
+    sent: int = 0
+    throttled: int = 0
+
+
+@dataclass(slots=True)
+class _Said:
+    """What a send came to."""
+
+    judgement: Judgement | None
+    receipt: Receipt | None
+    message: OutboundMessage | None = None
+    error: str = ""
+    took_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Sender:
+    """One endpoint's feeder and workers in this process."""
+
+    core: Core
+    endpoint: EndpointId
+    adapter: Adapter
+    desk: EvidenceDesk
+    worker: str
+    in_flight: int
+    tally: Tally = field(default_factory=Tally)
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    _tokens: float = 1.0
+    _refilled: float = 0.0
+    _idle: int = 0
+    _work: asyncio.Queue[tuple[Leased, float]] = field(default_factory=asyncio.Queue)
+
+    @property
+    def terms(self) -> LeaseTerms:
+        """How this endpoint's attempts are leased."""
+        capabilities = self.adapter.capabilities
+        hold = capabilities.hold_s
+        limits = self.core.settings.messages
+        return LeaseTerms(
+            lease_s=self.core.settings.dispatch.gate_s + capabilities.io_s + SLACK_S,
+            hold_s={"urgent": min(hold, 15.0), "secret": min(hold, 15.0), "normal": hold, "bulk": hold * 2},
+            idempotent=capabilities.idempotent,
+            attempts_max=limits.attempts_max,
+        )
+
+    async def run(self) -> None:
+        """Feed and work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.in_flight):
+                group.create_task(self._worker())
+            group.create_task(self._feed())
+
+    async def _feed(self) -> None:
+        shard = 0
+        while True:
+            taken = 0
+            try:
+                for shard in range(self.core.store.shards):
+                    taken += await self._lease(shard)
+            except StoreUnavailable as error:
+                log.warning("lease.failed", endpoint=self.endpoint, error=str(error))
+                await self.core.clock.sleep(1.0)
+            if not taken:
+                self.bell.clear()
+                try:
+                    async with asyncio.timeout(POLL_S):
+                        await self.bell.wait()
+                except TimeoutError:
+                    continue
+
+    async def _lease(self, shard: int) -> int:
+        count = min(self._idle, self._allowance())
+        if count < 1:
+            return 0
+        begun = self.core.clock.monotonic()
+        leased = await self.core.store.lease(self.endpoint, self.worker, count, self.terms, shard=shard)
+        self._tokens -= len(leased)
+        for one in leased:
+            self._idle -= 1
+            self._work.put_nowait((one, begun))
+        return len(leased)
+
+    def _allowance(self) -> int:
+        """How many the endpoint's own rate lets begin now; a burst is at most half a second's worth."""
+        rate = self.adapter.capabilities.rate_per_s
+        now = self.core.clock.monotonic()
+        self._tokens = min(max(1.0, rate / 2), self._tokens + rate * max(0.0, now - self._refilled))
+        self._refilled = now
+        return int(self._tokens)
+
+    async def _worker(self) -> None:
+        self._idle += 1
+        self.bell.set()
+        while True:
+            leased, begun = await self._work.get()
+            try:
+                await self._work_on(leased, begun)
+            except Exception:  # the loop's rim: one broken message must not stop the others
+                log.exception("attempt.broke", message=leased.message_id, endpoint=self.endpoint)
+            finally:
+                self._idle += 1
+                self.bell.set()
+
+    async def _work_on(self, leased: Leased, begun: float) -> None:
+        said = await self._say(leased, begun)
+        await self._settle(leased, said)
+        log.info(
+            "attempt.ended",
+            conversation=leased.conversation_id,
+            message=leased.message_id,
+            endpoint=self.endpoint,
+            epoch=leased.epoch,
+            attempt=leased.number,
+            outcome=said.judgement.outcome if said.judgement else "sent",
+            reason=said.judgement.reason if said.judgement else "",
+            took_ms=round(said.took_s * 1000, 1),
+        )
+
+    async def _say(self, leased: Leased, begun: float) -> _Said:
+        clock = self.core.clock
+        message = await render(self.core, leased)
+        started = clock.monotonic()
+        if started - begun > self.core.settings.dispatch.gate_s:
+            return _Said(Judgement("returned", None, "late"), None)
+        self.tally.begun += 1
+        provisional = _Provisional(self, leased.token)
+        try:
+            async with asyncio.timeout(self.adapter.capabilities.io_s):
+                receipt = await self.adapter.send(message)
+        except Exception as error:  # whatever an adapter raises is judged; what is not in the tree is logged
+            judgement = judge(error)
+            if judgement.reason == "adapter_fault":
+                log.exception("adapter.broke", endpoint=self.endpoint, message=leased.message_id)
+            provisional.end(judgement.verdict, judgement.reason, None)
+            if judgement.outcome == "throttled" and judgement.verdict is Verdict.PRESSURE:
+                self.tally.throttled += 1
+                self._tokens = min(self._tokens, 0.0)
+            return _Said(judgement, None, message, str(error), clock.monotonic() - started)
+        took = clock.monotonic() - started
+        provisional.end(Verdict.OK, "", took)
+        self.tally.sent += 1
+        return _Said(None, receipt, message, "", took)
+
+    async def _settle(self, leased: Leased, said: _Said) -> None:
+        now = self.core.clock.now()
+        settlement = self._settlement(leased, said, now)
+        if said.receipt is not None and said.receipt.vendor_ids:
+            await self._claim(leased, said.receipt)
+        answer = await self._persist(leased, settlement)
+        if answer.startswith("early "):
+            state = answer.removeprefix("early ")
+            await self.core.store.receipt(leased.token, state, permanent=state == "undelivered")
+
+    def _settlement(self, leased: Leased, said: _Said, now: float) -> Settlement:
+        capabilities = self.adapter.capabilities
+        outcome, reason, retry_at = "sent", "", 0.0
+        vendor_ids: tuple[str, ...] = ()
+        occupied_until = due_at = 0.0
+        if said.judgement is not None:
+            outcome, reason = said.judgement.outcome, said.judgement.reason
+            retry_at = now + said.judgement.retry_after_s
+        elif said.receipt is not None:
+            vendor_ids = said.receipt.vendor_ids
+            occupied_until = now + said.receipt.occupied_s if said.receipt.occupied_s else 0.0
+            if said.receipt.state is ReceiptState.DELIVERED:
+                outcome = "delivered"
+            elif capabilities.receipts:
+                due_at = now + (capabilities.receipt_due_s or RECEIPT_INDEXED_S)
+        return Settlement(
+            conversation_id=leased.conversation_id,
+            side=leased.side,
+            message_id=leased.message_id,
+            number=leased.number,
+            fence=leased.fence,
+            outcome=outcome,
+            reason=reason,
+            vendor_ids=vendor_ids,
+            retry_at=retry_at,
+            occupied_until=occupied_until,
+            receipt_due_at=due_at,
+            said=said.message.content if leased.notice is not None and said.message is not None else None,
+        )
+
+    async def _claim(self, leased: Leased, receipt: Receipt) -> None:
+        """Say which attempt the vendor's ids mean, before anyone can look for it by message."""
+        try:
+            waiting = await self.core.control.claim_vendor_id(self.endpoint, receipt.vendor_ids, leased.token)
+        except StoreUnavailable:
+            return  # settle waits for Redis; only an early receipt's shortcut is lost, its record stays
+        for state in waiting:
+            await self.core.store.receipt(leased.token, state, permanent=state == "undelivered")
+
+    async def _persist(self, leased: Leased, settlement: Settlement) -> str:
+        """Settle, again and again while Redis is away: asking twice is safe, the fence sees to it."""
+        pause = 0.1
+        for _ in range(SETTLE_TRIES):
+            try:
+                return (await self.core.store.settle(shard_of(leased.message_id), [settlement]))[0]
+            except StoreUnavailable:
+                await self.core.clock.sleep(pause)
+                pause = min(2.0, pause * 1.5)
+        log.error("settle.given_up", message=leased.message_id, outcome=settlement.outcome)
+        return "missing"
+
+
+class _Provisional:
+    """Tells the board of an attempt: provisionally when no answer comes for 2 s, and finally."""
+
+    def __init__(self, sender: Sender, token: str) -> None:
+        self._sender = sender
+        self._token = token
+        self._said = False
+        self._timer = asyncio.get_running_loop().call_later(PROVISIONAL_AFTER_S, self._doubt)
+
+    def _doubt(self) -> None:
+        self._said = True
+        self._say(Verdict.PROVISIONAL, "no_answer_yet", None)
+
+    def end(self, verdict: Verdict | None, reason: str, latency_s: float | None) -> None:
+        """The attempt ended; None says nothing against the endpoint."""
+        self._timer.cancel()
+        if self._said and verdict is not Verdict.FAILURE:
+            self._say(Verdict.WITHDRAWN, reason, latency_s)
+        if verdict is not None and not (self._said and verdict is Verdict.OK):
+            self._say(verdict, reason, latency_s)
+
+    def _say(self, verdict: Verdict, reason: str, latency_s: float | None) -> None:
+        sender = self._sender
+        sender.desk.say(
+            Evidence(
+                endpoint=sender.endpoint,
+                direction=Direction.OUT,
+                verdict=verdict,
+                witness=Witness.OUTCOME,
+                at=sender.core.clock.now(),
+                token=self._token,
+                reason=reason,
+                latency_s=latency_s,
+                worker=sender.worker,
+            )
+        )

@@ -1,0 +1,478 @@
+"""What agents and the API do with conversations: say, open, read, change, close, lead elsewhere."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from channels.messages import Address, Channel, Content, File, Kind
+from channels.text import one_line
+from health.report import EndpointId
+from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Core, Invalid, NotFound
+from router.domain.conversation import (
+    Conversation,
+    Customer,
+    Message,
+    MessageClass,
+    MessageState,
+    Side,
+    SideName,
+)
+from router.domain.ids import new_id, read_reference, shard_of
+from router.domain.journal import Decision, DecisionKind, judged, write_decision
+from router.domain.routing import Choice, RouteRequest, choose_route
+from router.planner import place_for
+from router.store.codec import Notice
+from router.store.keys import place as place_text
+from router.store.store import NewConversation, NewLeg, NewMessage, Rebind
+
+T = TypeVar("T")
+LIST_MAX = 200
+FIELDS_MAX = 50
+FIELD_VALUE_MAX = 500
+KEY_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message was accepted."""
+
+    message_id: str
+    conversation_id: str
+    state: MessageState
+    duplicate: bool
+    sequence: int
+    endpoint: EndpointId
+    """Where it is expected to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file to go with a message."""
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationView:
+    """A conversation with its people and its two sides."""
+
+    conversation: Conversation
+    customer: Customer
+    customer_side: Side
+    agent_side: Side
+    last_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Part of a list."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+class Talk:
+    """The use cases around one conversation."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+
+    async def send(
+        self,
+        conversation_id: str,
+        *,
+        text: str,
+        html: str | None = None,
+        subject: str | None = None,
+        files: Sequence[Upload] = (),
+        author: str,
+        author_name: str,
+        idempotency_key: str,
+        message_class: MessageClass | None = None,
+        expires_in_s: float | None = None,
+        side: SideName = SideName.CUSTOMER,
+    ) -> Sent:
+        """Accept a message to one side of an open conversation; durable when it returns.
+
+        Raises:
+            NotFound, Conflict (closed; key used for other words; 1000 messages wait), Invalid, StoreUnavailable.
+        """
+        identity = await self._resolve(conversation_id)
+        conversation = await self._conversation(identity)
+        content = await self._content(text, html, subject, files)
+        now = self.core.clock.now()
+        chosen = message_class or conversation.message_class
+        message = NewMessage(
+            id=new_id("m", shard_of(identity), int(now * 1000)),
+            side=side,
+            kind=Kind.MESSAGE,
+            author=author,
+            author_name=author_name,
+            content=content,
+            message_class=chosen,
+            expires_at=now + expires_in_s if expires_in_s else self.core.expiry(chosen, now),
+            endpoint=EndpointId(""),
+        )
+        answer = await self.core.store.accept(
+            identity,
+            message,
+            natural_key=_api_key(author, idempotency_key),
+            said_hash=_said(identity, content),
+        )
+        return _sent(answer.verdict, answer.message_id, answer.conversation_id, answer.sequence, answer.endpoint)
+
+    async def open_conversation(
+        self,
+        customer_id: str,
+        *,
+        subject: str,
+        text: str,
+        author: str,
+        author_name: str,
+        idempotency_key: str,
+        message_class: MessageClass = MessageClass.NORMAL,
+        priority: int = 5,
+        team: str = "",
+        channel: Channel | None = None,
+    ) -> Sent:
+        """Begin a conversation with a customer, on `channel` if it works, else where the route leads.
+
+        Raises:
+            NotFound, Invalid (nothing can reach them), Conflict, StoreUnavailable.
+        """
+        customer = await self.core.people.customer(_known(customer_id))
+        if customer is None:
+            raise NotFound("unknown_customer", "There is no such customer.")
+        content = await self._content(text, None, subject, ())
+        now = self.core.clock.now()
+        shard = shard_of(customer_id)
+        identity = new_id("v", shard, int(now * 1000))
+        bindings = customer.bindings
+        if channel is not None:
+            bindings = tuple(one for one in bindings if one.address.channel is channel) or bindings
+        request = RouteRequest(
+            conversation_id=identity,
+            bindings=bindings,
+            now=now,
+            message_class=message_class,
+            policy=self.core.policy,
+            new=True,
+            text_length=len(content.text),
+            own_channel=channel,
+        )
+        route = choose_route(request, await self.core.views())
+        best = route.best
+        if best is None and not any(one.consent for one in customer.bindings):
+            raise Invalid("no_binding", "The customer has no address that they agreed to be written to.")
+        where = NewLeg(customer_id, best.endpoint, place_for(best, bindings)) if best else NewLeg(customer_id, _NO, "")
+        create = NewConversation(
+            customer_id=customer_id,
+            reference=await self.core.people.claim_reference(identity),
+            subject=one_line(subject)[:200],
+            locale=customer.locale or self.core.settings.default_locale,
+            message_class=message_class,
+            priority=priority,
+            team=team,
+            customer=where,
+            agent=NewLeg("", CONSOLE_ENDPOINT, CONSOLE_PLACE),
+        )
+        message = NewMessage(
+            id=new_id("m", shard, int(now * 1000)),
+            side=SideName.CUSTOMER,
+            kind=Kind.MESSAGE,
+            author=author,
+            author_name=author_name,
+            content=content,
+            message_class=message_class,
+            expires_at=self.core.expiry(message_class, now),
+            endpoint=EndpointId(""),
+        )
+        answer = await self.core.store.accept(
+            identity,
+            message,
+            natural_key=_api_key(author, idempotency_key),
+            said_hash=_said(customer_id, content),
+            create=create,
+        )
+        sent = _sent(answer.verdict, answer.message_id, answer.conversation_id, answer.sequence, answer.endpoint)
+        if not sent.duplicate:
+            words = f"begins at {best.endpoint}" if best else "nothing can carry it now; it is parked"
+            decision = Decision(DecisionKind.ROUTED, identity, SideName.CUSTOMER, now, words, (), judged(route))
+            await self.core.store.note(
+                shard, "decision.made", {"d": write_decision(decision)}, conversation_id=identity
+            )
+        return sent
+
+    async def cancel_message(self, message_id: str) -> Message:
+        """Take back a message nobody has begun to say. Raises NotFound, Conflict (begun already)."""
+        verdict = await self.core.store.cancel(_known(message_id), "cancelled")
+        if verdict == "begun":
+            raise Conflict("already_begun", "The message has been begun to be said, so it cannot be taken back.")
+        return await self.message(message_id)
+
+    async def conversation(self, conversation_id_or_reference: str) -> ConversationView:
+        """One conversation by id or reference. Raises NotFound."""
+        return await self._view(await self._resolve(conversation_id_or_reference))
+
+    async def conversations(
+        self,
+        *,
+        open_only: bool = True,
+        customer_id: str | None = None,
+        assignee: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page[ConversationView]:
+        """Conversations: who waits longest first, then the other open ones, then (unless `open_only`) closed ones."""
+        limit = max(1, min(limit, LIST_MAX))
+        offset = _offset(cursor)
+        if customer_id is not None:
+            ids = (await self.core.store.open_of_customer(_known(customer_id)))[offset : offset + limit + 1]
+        else:
+            ids = await self._listed(offset, limit + 1, open_only=open_only)
+        views = await asyncio.gather(*(self._view_or_none(one) for one in ids[:limit]))
+        items = [
+            one for one in views if one is not None and (assignee is None or one.conversation.assignee == assignee)
+        ]
+        return Page(items, str(offset + limit) if len(ids) > limit else None)
+
+    async def transcript(self, conversation_id: str, *, after_sequence: int = 0, limit: int = 200) -> list[Message]:
+        """Messages of both directions in order, attempts included. Raises NotFound."""
+        identity = await self._resolve(conversation_id)
+        found: list[Message] = []
+        start = 0
+        while len(found) < min(limit, LIST_MAX * 5):
+            ids = await self.core.store.transcript_ids(identity, start, start + LIST_MAX - 1)
+            found += [one for one in await self.core.store.messages(ids) if one.sequence > after_sequence]
+            start += LIST_MAX
+            if len(ids) < LIST_MAX:
+                break
+        return found[:limit]
+
+    async def message(self, message_id: str) -> Message:
+        """One message with its attempts. Raises NotFound."""
+        message = await self.core.store.message(_known(message_id))
+        if message is None:
+            raise NotFound("unknown_message", "There is no such message.")
+        return message
+
+    async def update_conversation(
+        self,
+        conversation_id: str,
+        *,
+        assignee: str | None = None,
+        team: str | None = None,
+        priority: int | None = None,
+        subject: str | None = None,
+        fields: Mapping[str, str] | None = None,
+        locale: str | None = None,
+    ) -> ConversationView:
+        """Change what is given. An assigned agent's own binding may take the agent's side. Raises NotFound, Invalid."""
+        identity = await self._resolve(conversation_id)
+        changes: dict[str, str] = {}
+        for name, value in (("as", assignee), ("te", team), ("lo", locale)):
+            if value is not None:
+                changes[name] = one_line(value)[:100]
+        if subject is not None:
+            changes["sj"] = one_line(subject)[:200]
+        if priority is not None:
+            changes["pr"] = str(priority)
+        if fields is not None:
+            if len(fields) > FIELDS_MAX or any(len(value) > FIELD_VALUE_MAX for value in fields.values()):
+                raise Invalid("too_many_fields", f"At most {FIELDS_MAX} fields of {FIELD_VALUE_MAX} characters.")
+            changes["fi"] = json.dumps(dict(fields), ensure_ascii=False)
+        await self._conversation(identity)
+        await self.core.store.update(identity, changes, {"what": sorted(changes)})
+        if assignee is not None:
+            await self.core.store.set_owner(identity, SideName.AGENT, assignee)
+        return await self._view(identity)
+
+    async def close_conversation(self, conversation_id: str, who: str) -> ConversationView:
+        """End a conversation; what waits to be said still goes out. Raises NotFound, Conflict (closed already)."""
+        identity = await self._resolve(conversation_id)
+        if await self.core.store.close(identity) == "already":
+            raise Conflict("conversation_closed", "The conversation is closed already.")
+        await self.core.store.note(shard_of(identity), "conversation.changed", {"who": who}, conversation_id=identity)
+        return await self._view(identity)
+
+    async def bind_agent_side(
+        self, conversation_id: str, *, endpoint: EndpointId, address: Address, who: str
+    ) -> ConversationView:
+        """Reach the agent's side elsewhere: the console, or a mail or SMS endpoint. Raises NotFound, Invalid."""
+        identity = await self._resolve(conversation_id)
+        self._check_endpoint(endpoint, address.channel)
+        bound = endpoint if address.channel is Channel.CHAT else None
+        await self._move(identity, SideName.AGENT, endpoint, place_text(address, bound), f"chosen by {who}", None)
+        return await self._view(identity)
+
+    async def move_customer_side(
+        self, conversation_id: str, *, endpoint: EndpointId, who: str, why: str
+    ) -> ConversationView:
+        """Continue one conversation at another endpoint, where the customer has a consented address there.
+
+        Raises:
+            NotFound, Invalid (no such endpoint, no address there), Conflict (it moved meanwhile).
+        """
+        identity = await self._resolve(conversation_id)
+        conversation = await self._conversation(identity)
+        self._check_endpoint(endpoint, None)
+        customer = await self.core.customer_of(conversation.customer_id)
+        now = self.core.clock.now()
+        request = RouteRequest(identity, customer.bindings, now, policy=self.core.policy, target=endpoint)
+        route = choose_route(request, await self.core.views())
+        choice = next((one for one in route.taken if one.endpoint == endpoint), None)
+        if choice is None:
+            refused = next((one for one in route.choices if one.endpoint == endpoint), None)
+            words = refused.reason.words if refused else "It is not known."
+            raise Invalid("no_route", f"{endpoint} cannot carry this conversation: {words}")
+        await self._move(
+            identity, SideName.CUSTOMER, endpoint, _where(choice, customer), f"chosen by {who}: {why}"[:200], "chosen"
+        )
+        return await self._view(identity)
+
+    async def _move(
+        self, identity: str, name: SideName, endpoint: EndpointId, where: str, reason: str, notice: str | None
+    ) -> None:
+        side = await self._side(identity, name)
+        now = self.core.clock.now()
+        told = None
+        if notice is not None and place_text(side.leg.address) != where:
+            told = Notice(new_id("m", shard_of(identity), int(now * 1000)), notice, side.leg.endpoint, now)
+        change = Rebind(identity, name, side.epoch, endpoint, where, reason, told, automatic=False)
+        if (await self.core.store.rebind(shard_of(identity), [change]))[0] != "ok":
+            raise Conflict("moved_meanwhile", "The conversation moved in this very moment. Look again, then decide.")
+
+    async def _content(self, text: str, html: str | None, subject: str | None, files: Sequence[Upload]) -> Content:
+        limits = self.core.settings.attachments
+        if not text.strip() and not files:
+            raise Invalid("empty_message", "The message is empty. Write something, or attach a file.")
+        if len(text) > self.core.settings.messages.text_max:
+            raise Invalid("text_too_long", f"At most {self.core.settings.messages.text_max} characters.")
+        if "\x00" in text:
+            raise Invalid("bad_character", "The text holds a NUL character, which no channel carries.")
+        if subject is not None and ("\r" in subject or "\n" in subject):
+            raise Invalid("bad_subject", "The subject holds a line break. Write it on one line.")
+        if len(files) > limits.files_max or sum(len(file.content) for file in files) > limits.total_max_bytes:
+            raise Invalid(
+                "files_too_large", f"At most {limits.files_max} files of {limits.total_max_bytes} bytes in all."
+            )
+        stored = []
+        for file in files:
+            if len(file.content) > limits.file_max_bytes:
+                raise Invalid("file_too_large", f"{one_line(file.name)}: at most {limits.file_max_bytes} bytes.")
+            digest = await self.core.files.write(file.content)
+            stored.append(File(digest, one_line(file.name)[:200], one_line(file.media_type)[:100], len(file.content)))
+        return Content(text, html, subject, tuple(stored))
+
+    async def _resolve(self, id_or_reference: str) -> str:
+        if len(id_or_reference) == 5:
+            found = await self.core.people.by_reference(read_reference(id_or_reference))
+            if not found:
+                raise NotFound("unknown_conversation", "No conversation has this reference.")
+            return found
+        return _known(id_or_reference)
+
+    async def _conversation(self, identity: str) -> Conversation:
+        conversation = await self.core.store.conversation(identity)
+        if conversation is None or identity.startswith("h"):
+            raise NotFound("unknown_conversation", "There is no such conversation.")
+        return conversation
+
+    async def _side(self, identity: str, name: SideName) -> Side:
+        side = await self.core.store.side(identity, name)
+        if side is None:
+            raise NotFound("unknown_conversation", "There is no such conversation.")
+        return side
+
+    async def _view(self, identity: str) -> ConversationView:
+        conversation = await self._conversation(identity)
+        customer, mine, theirs, last = await asyncio.gather(
+            self.core.customer_of(conversation.customer_id),
+            self._side(identity, SideName.CUSTOMER),
+            self._side(identity, SideName.AGENT),
+            self.core.store.transcript_ids(identity, -1, -1),
+        )
+        messages = await self.core.store.messages(last)
+        return ConversationView(conversation, customer, mine, theirs, messages[0].content.text if messages else "")
+
+    async def _view_or_none(self, identity: str) -> ConversationView | None:
+        try:
+            return await self._view(identity)
+        except NotFound:
+            return None
+
+    async def _listed(self, offset: int, count: int, *, open_only: bool) -> list[str]:
+        """One list out of the shards' indexes, each conversation once."""
+        wanted = offset + count
+        waiting: list[str] = []
+        others: list[str] = []
+        for shard in range(self.core.store.shards):
+            waiting += await self.core.store.listed(shard, "wait", offset=0, limit=wanted)
+            others += await self.core.store.listed(shard, "open", offset=0, limit=wanted)
+            if not open_only:
+                others += await self.core.store.listed(shard, "closed", offset=0, limit=wanted)
+        return list(dict.fromkeys(waiting + others))[offset:wanted]
+
+    def _check_endpoint(self, endpoint: EndpointId, channel: Channel | None) -> None:
+        if endpoint not in self.core.capabilities:
+            raise Invalid("unknown_endpoint", f"There is no endpoint {endpoint[:60]}.")
+        if channel is not None and self.core.capabilities[endpoint].channel is not channel:
+            raise Invalid("wrong_channel", f"{endpoint} does not carry {channel}.")
+
+
+_NO = EndpointId("")
+
+
+def _where(choice: Choice, customer: Customer) -> str:
+    return place_for(choice, customer.bindings)
+
+
+def _known(identity: str) -> str:
+    """The id, if it is one at all: anything else is not found, and never part of a key."""
+    try:
+        shard_of(identity)
+    except ValueError as error:
+        raise NotFound("unknown_id", "There is nothing with this id.") from error
+    if len(identity) > 60 or not identity.replace("-", "").isalnum():
+        raise NotFound("unknown_id", "There is nothing with this id.")
+    return identity
+
+
+def _api_key(author: str, key: str) -> str:
+    if not key or len(key) > KEY_MAX:
+        raise Invalid("bad_idempotency_key", f"The Idempotency-Key must have 1 to {KEY_MAX} characters.")
+    return f"api:{author}:{key}"
+
+
+def _said(about: str, content: Content) -> str:
+    files = ",".join(file.sha256 for file in content.files)
+    return hashlib.sha256(f"{about}\n{content.subject}\n{content.text}\n{content.html}\n{files}".encode()).hexdigest()[
+        :16
+    ]
+
+
+def _offset(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not cursor.isdecimal() or len(cursor) > 9:
+        raise Invalid("bad_cursor", "This cursor is not one that we gave.")
+    return int(cursor)
+
+
+def _sent(verdict: str, message_id: str, conversation_id: str, sequence: int, endpoint: EndpointId) -> Sent:
+    match verdict:
+        case "new" | "duplicate":
+            return Sent(message_id, conversation_id, MessageState.QUEUED, verdict == "duplicate", sequence, endpoint)
+        case "other":
+            raise Conflict("key_reused", "This Idempotency-Key was used for something else. Use a new one.")
+        case "closed":
+            raise Conflict("conversation_closed", "The conversation is closed. The customer can reopen it by writing.")
+        case "full":
+            raise Conflict("queue_full", "1000 messages wait to be said in this conversation already.")
+        case _:
+            raise NotFound("unknown_conversation", "There is no such conversation.")
