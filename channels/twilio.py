@@ -30,14 +30,18 @@ from channels.tools import Tools
 
 API_VERSION = "2010-04-01"
 IO_S = 5.0
+REQUEST_S = 4.8
+"""A little less than `IO_S`, so that the answer to a timeout still comes within it."""
 CONNECT_S = 2.0
-"""Shorter than `IO_S`: whatever times out later did so after the request was on its way."""
+"""Shorter than `REQUEST_S`: whatever times out later did so after the request was on its way."""
 BODY_MAX = 64 * 1024
 FIELDS_MAX = 200
 RETRY_AFTER_MAX_S = 3600.0
 RETRY_OVERRIDES = "#rc=5&rp=all"
-"""Connection overrides: by default Twilio tries a callback once more, and only if it could not connect."""
+"""Connection overrides on every URL we give: by default Twilio tries once more, and only if it could not connect."""
 
+# The client would round a limit of five seconds or more up to the next full second of its clock.
+_TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_S, connect=CONNECT_S, ceil_threshold=60)
 _QUERY_SAFE = "/?:@!$'()*,"
 
 # Error codes of the REST API, by what they mean for us (twilio.com/docs/api/errors). Twilio keeps refining them;
@@ -110,14 +114,15 @@ class TwilioAccount:
         self._tools = tools
 
     def hook_url(self, step: str, query: Mapping[str, str]) -> str:
-        """Our public URL for `step` of this endpoint, with the query's empty values left out.
+        """Our public URL for `step` of this endpoint, with the query's empty values left out, to be retried.
 
         Signs that may stand in a query as they are (RFC 3986, 3.4) do: a client or proxy on the way that tidies URLs
         would unquote them, and Twilio's signature would no longer fit.
         """
         kept = {name: value for name, value in query.items() if value}
         url = f"{self._tools.public_url}/hooks/{self._tools.endpoint}/{step}"
-        return f"{url}?{urlencode(kept, safe=_QUERY_SAFE)}" if kept else url
+        query_string = f"?{urlencode(kept, safe=_QUERY_SAFE)}" if kept else ""
+        return url + query_string + RETRY_OVERRIDES
 
     def authorization(self) -> dict[str, str]:
         """The header that proves who we are; made for each request so that no object carries it about."""
@@ -164,14 +169,12 @@ class TwilioAccount:
         raise EndpointUnavailable(failure.reason, failure.words)  # a probe carries no message: nothing is unknown
 
     async def _request(self, method: str, path: str, form: Mapping[str, str] | None) -> Answer:
-        # The client would round a limit of five seconds or more up to the next full second of its clock.
-        timeout = aiohttp.ClientTimeout(total=IO_S, connect=CONNECT_S, ceil_threshold=60)
         async with self._tools.http.request(
             method,
             self._base + path,
             data=form,
             headers={**self.authorization(), "Accept": "application/json"},
-            timeout=timeout,
+            timeout=_TIMEOUT,
             allow_redirects=False,
         ) as response:
             body = await read_bounded(response, BODY_MAX)

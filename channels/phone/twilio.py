@@ -35,7 +35,7 @@ from channels.messages import (
 )
 from channels.phone.script import CallScript, Step
 from channels.tools import Tools
-from channels.twilio import IO_S, RETRY_OVERRIDES, TwilioAccount, TwilioSettings
+from channels.twilio import IO_S, TwilioAccount, TwilioSettings
 from channels.wire import twiml
 
 TEXT_MAX = 3000
@@ -109,13 +109,12 @@ class TwilioVoiceAdapter:
             raise RecipientUnreachable("invalid_number", "not a phone number in international format")
         if len(message.content.text) > TEXT_MAX:
             raise MessageRejected("text_too_long", f"at most {TEXT_MAX} characters are read out on the phone")
-        query = {"t": message.token, "r": message.reply_token}
         form = {
             "To": message.to.value,
             "From": self._settings.from_number,
-            "Url": self._account.hook_url("call", query),
+            "Url": self._account.hook_url("call", {"t": message.token, "r": message.reply_token}),
             "Method": "POST",
-            "StatusCallback": self._account.hook_url("status", query) + RETRY_OVERRIDES,
+            "StatusCallback": self._account.hook_url("status", {"t": message.token}),
             "StatusCallbackMethod": "POST",
             "StatusCallbackEvent": "completed",
             "MachineDetection": "DetectMessageEnd",

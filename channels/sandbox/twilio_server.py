@@ -145,7 +145,7 @@ class TwilioServer:
         app = web.Application(client_max_size=REQUEST_MAX, middlewares=[self._misbehave])
         app.router.add_get(f"{API}/{self.account_sid}.json", self._account)
         self.add_routes(app.router)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.05)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.05, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
@@ -224,7 +224,10 @@ class TwilioServer:
     # Webhooks
 
     def begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Run in the background until `stop`."""
+        """Run in the background until `stop`. Raises OverflowError when too much already runs."""
+        if len(self._tasks) >= TASKS_MAX:
+            work.close()
+            raise OverflowError(f"{TASKS_MAX} deliveries are under way already")
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -34,7 +34,7 @@ from channels.messages import (
     Webhook,
 )
 from channels.tools import Tools
-from channels.twilio import IO_S, RETRY_OVERRIDES, TwilioAccount, TwilioSettings, read_bounded
+from channels.twilio import IO_S, TwilioAccount, TwilioSettings, read_bounded
 from channels.wire import twiml
 
 TEXT_MAX = 1600
@@ -116,7 +116,7 @@ class TwilioSmsAdapter:
         form = {
             "To": message.to.value,
             "Body": text,
-            "StatusCallback": self._account.hook_url("status", {"t": message.token}) + RETRY_OVERRIDES,
+            "StatusCallback": self._account.hook_url("status", {"t": message.token}),
         }
         if self._settings.messaging_service_sid is not None:
             form["MessagingServiceSid"] = self._settings.messaging_service_sid

@@ -119,6 +119,7 @@ class Router:
     events: list[InboundMessage | ReceiptEvent] = field(default_factory=list)
     abouts: list[About] = field(default_factory=list)
     failures_left: int = 0
+    babble: bool = False
 
     async def serve(self, request: web.Request) -> web.Response:
         assert self.make is not None
@@ -141,6 +142,8 @@ class Router:
             self.abouts.append(received.about)
             sender = received.about.sender.value if received.about.sender else ""
             matter = self.matters.get(received.about.token or sender)
+        if self.babble:
+            return web.Response(text="<html>")
         reply = self.make().answer(received, matter)
         return web.Response(status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type})
 
@@ -527,14 +530,23 @@ async def test_a_call_lost_silently_rings_nowhere(house: House) -> None:
     assert [entry.delivered for entry in house.vendor.journal.entries] == [False]
 
 
-async def test_a_router_that_fails_mid_call_ends_it_with_an_apology(house: House) -> None:
+async def test_a_call_survives_a_web_process_that_restarts(house: House) -> None:
+    """Each URL we give asks to be retried."""
     call = await house.ring()
     await house.vendor.answer(call.sid)
     await until(lambda: call.waiting_for == "keys")
-    house.router.failures_left = 1
+    house.router.failures_left = 2
     await house.vendor.press(call.sid, "1")
+    await until(lambda: call.waiting_for == "words")
+    assert house.router.failures_left == 0
+
+
+async def test_a_router_that_talks_nonsense_ends_the_call_with_an_apology(house: House) -> None:
+    house.router.babble = True
+    call = await house.ring()
+    await house.vendor.answer(call.sid)
     await house.over(call)
-    assert "application error" in call.said[-1]
+    assert call.said == ["We are sorry, an application error has occurred. Goodbye."]
     assert house.router.receipts() == [(ReceiptState.UNCONFIRMED, "no_key", True)]
 
 
