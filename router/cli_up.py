@@ -28,6 +28,8 @@ from router.settings_faults import ENVIRONMENT_PREFIX
 
 ADMIN_KEY_FILE = "admin.key"
 """In `data_dir`: the first admin's key, for its owner's eyes only."""
+SANDBOX_PORTS = 6
+"""The pocket, four vendors, and our mail listener that one of them delivers to."""
 
 
 @click.command()
@@ -72,15 +74,18 @@ def listeners(settings: Settings) -> list[Listener]:
         for endpoint in settings.endpoints
         if (place := listens_on(endpoint))
     ]
-    return [_web(settings), *([_pocket(settings)] if settings.sandbox_enabled else []), *own]
+    return [_web(settings), *(_sandbox(settings) if settings.sandbox_enabled else []), *own]
 
 
 def _web(settings: Settings) -> Listener:
     return Listener(settings.web.host, settings.web.port, "[web] port, or THROUGHLINE_WEB__PORT")
 
 
-def _pocket(settings: Settings) -> Listener:
-    return Listener(settings.sandbox.host, settings.sandbox.port, "[sandbox] port, or THROUGHLINE_SANDBOX__PORT")
+def _sandbox(settings: Settings) -> list[Listener]:
+    """The customer's pocket first, then the vendors' ports."""
+    table = settings.sandbox
+    setting = "[sandbox] port, or THROUGHLINE_SANDBOX__PORT, which moves all six of the sandbox"
+    return [Listener(table.host, table.port + number, setting) for number in range(SANDBOX_PORTS)]
 
 
 def children(settings: Settings, file: Path | None) -> list[Child]:
@@ -98,7 +103,7 @@ def children(settings: Settings, file: Path | None) -> list[Child]:
     def child(name: str, *arguments: str, listener: Listener | None = None) -> Child:
         return Child(name, (sys.executable, "-m", "router", *arguments), listener, environment)
 
-    vendors = [child("sandbox", "sandbox", listener=_pocket(settings))] if settings.sandbox_enabled else []
+    vendors = [child("sandbox", "sandbox", listener=_sandbox(settings)[0])] if settings.sandbox_enabled else []
     dispatchers = [
         child(f"dispatch-{channel}", "dispatch", "--channel", channel.value) for channel in served_channels(settings)
     ]

@@ -113,8 +113,17 @@ class SandboxTable(Table):
     """`[sandbox]`: the stand-in vendors and the customer's pocket."""
 
     enabled: Literal["auto"] | bool = Field("auto", description="whether they run; auto: where no endpoint is set")
-    host: str = Field("127.0.0.1", min_length=1, description="the address the stand-in vendors listen on")
-    port: Port = Field(8090, description="the TCP port of the customer's pocket")
+    host: str = Field("127.0.0.1", description="the loopback address of the customer's pocket")
+    port: Annotated[int, Field(ge=1, le=65_530)] = Field(
+        8090, description="the TCP port of the customer's pocket; the vendors take the five after it"
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _is_loopback(cls, host: str) -> str:
+        if host not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError("must be 127.0.0.1: the sandbox has no login, whoever reaches it can write as anybody")
+        return host
 
 
 class Settings(BaseSettings):

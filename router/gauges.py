@@ -1,0 +1,61 @@
+"""Metrics that any one process can fill from Redis when it is asked for metrics: who works, what waits."""
+
+from collections import Counter as Tally
+from collections.abc import Mapping
+
+from prometheus_client import Counter, Gauge
+
+from health.board import Board
+from router.domain.conversation import MessageState
+from router.store import keys
+from router.store.store import Store
+
+ALIVE_WITHIN_S = 10.0
+"""A loop that gave no sign of life for this long is not counted; the supervisor itself judges far sooner."""
+ROLES = ("dispatch", "supervise", "web", "clockwork")
+"""The label's bound."""
+JOURNAL_MAX = 5_000
+"""Entries read at one scrape, each shard; what is beyond is read at the next."""
+
+WORKERS = Gauge(
+    "throughline_workers", "Loops that gave a sign of life lately.", ["role"], multiprocess_mode="mostrecent"
+)
+PARKED = Gauge(
+    "throughline_parked", "Sides that wait for a way to the customer or agent.", multiprocess_mode="mostrecent"
+)
+NEEDS_HUMAN = Counter("throughline_needs_human", "Messages that began to wait for a person's decision.")
+
+
+class StoreGauges:
+    """Sets them. Made once a process: it remembers how far it read the journal."""
+
+    def __init__(self, store: Store, board: Board) -> None:
+        self._store = store
+        self._board = board
+        self._read: dict[int, str] = {}
+
+    async def refresh(self, now: float) -> None:
+        """Read Redis once and set them all; `now` in Unix seconds. Raises what Redis raises."""
+        alive = Tally(beat.role for beat in await self._board.beats() if now - beat.at < ALIVE_WITHIN_S)
+        if await self._board.supervisor() is not None:
+            alive["supervise"] = max(1, alive["supervise"])
+        for role in ROLES:
+            WORKERS.labels(role).set(alive[role])
+        PARKED.set(await self._store.due_count(keys.PLAN))
+        for shard in range(self._store.shards):
+            await self._read_journal(shard)
+
+    async def _read_journal(self, shard: int) -> None:
+        after = self._read.get(shard)
+        if after is None:
+            last = await self._store.journal_last(shard, 1)
+            self._read[shard] = last[0][0] if last else "0"
+            return
+        entries = await self._store.journal_after(shard, after, JOURNAL_MAX)
+        if entries:
+            self._read[shard] = entries[-1][0]
+        NEEDS_HUMAN.inc(sum(_asks_for_a_person(entry) for _, entry in entries))
+
+
+def _asks_for_a_person(entry: Mapping[str, str]) -> bool:
+    return entry.get("k") == "message.changed" and f'"{MessageState.NEEDS_HUMAN}"' in entry.get("f", "")
