@@ -1,0 +1,63 @@
+"""Alert rules: each links a page that says what to do, and asks for metrics that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from router import gauges, telemetry
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = (DEPLOY / "prometheus/alerts.yaml").read_text()
+PAGES = {page.name: page.read_text() for page in (DEPLOY / "runbook").glob("*.md")}
+ALERTS = {rule.split("\n")[0].strip(): rule for rule in RULES.split("- alert: ")[1:]}
+SOURCE = Path(telemetry.__file__).read_text() + Path(gauges.__file__).read_text()
+
+
+def test_there_are_alerts() -> None:
+    """What is asked of them below is asked of something."""
+    assert {"EndpointDown", "RedisDown", "DispatcherSilent", "SupervisorAbsent", "MessagesParked"} < set(ALERTS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_each_links_a_page_that_is_there(name: str) -> None:
+    """Whoever is woken finds what to do."""
+    (page,) = re.findall(r"runbook: deploy/runbook/(\S+\.md)", ALERTS[name])
+    assert page in PAGES
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_each_asks_for_metrics_that_exist(name: str) -> None:
+    """A misspelt metric never fires."""
+    asked = re.findall(r"throughline_[a-z_]+", ALERTS[name].split("expr:")[1].split("\n")[0])
+    for metric in asked:
+        assert f'"{metric.removesuffix("_total")}"' in SOURCE, metric
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_each_says_what_it_means(name: str) -> None:
+    """A summary, a description and a severity."""
+    for part in ("summary:", "description:", "severity:"):
+        assert part in ALERTS[name]
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {"README.md"}))
+def test_each_page_is_listed(page: str) -> None:
+    """The runbook's first page is its table of contents."""
+    assert f"({page})" in PAGES["README.md"]
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    """No dead end at three in the morning."""
+    for target in re.findall(r"\]\(([^)]+\.md)\)", PAGES[page]):
+        assert target in PAGES
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_commands_on_a_page_exist(page: str) -> None:
+    """Every `throughline COMMAND` can be typed."""
+    from router.cli import throughline
+
+    for command in re.findall(r"(?m)(?:`|^    )throughline ([a-z]+)", PAGES[page]):
+        assert command in throughline.commands
