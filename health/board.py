@@ -1,9 +1,11 @@
 """What everybody says and knows about health, in Redis: evidence, reports, beats, statuses, incidents, one lease."""
 
+import asyncio
+import functools
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import redis.asyncio
 from redis.exceptions import WatchError
@@ -38,6 +40,29 @@ BEGINNING = "0-0"
 """The id before every entry of a stream."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _whole(
+    method: Callable[Concatenate["Board", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Board", P], Coroutine[Any, Any, T]]:
+    """Let a cancelled caller go at once while what it asked of Redis is carried through.
+
+    redis-py would break a connection in the middle of an answer, and with hiredis it often swallows the cancellation,
+    so that the caller's loop would never end.
+    """
+
+    @functools.wraps(method)
+    async def carried_through(board: "Board", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.create_task(method(board, *args, **kwargs))
+        board.under_way.add(task)
+        task.add_done_callback(board.under_way.discard)
+        return await asyncio.shield(task)
+
+    return carried_through
+
+
 class LeaseLost(Exception):
     """Another supervisor holds the lease: what this one concluded was not written, and it must stop."""
 
@@ -57,6 +82,8 @@ class Board:
         # redis-py types every answer as sync or async at once; what we read is parsed at this rim anyway.
         self._redis: Any = client
         self._prefix = f"{prefix}:{{h}}:"
+        self.under_way: set[asyncio.Task[Any]] = set()
+        """What is being asked of Redis right now."""
         folder = files("health") / "lua"
         self._commit = client.register_script((folder / "commit.lua").read_text())
         self._take_lease = client.register_script((folder / "take_lease.lua").read_text())
@@ -66,11 +93,18 @@ class Board:
         """The full key of one part of the board."""
         return self._prefix + name
 
+    async def settle(self) -> None:
+        """Wait until Redis has answered everything, also what cancelled callers asked; before closing the client."""
+        while self.under_way:
+            await asyncio.wait(self.under_way)
+
+    @_whole
     async def _call(self, *command: Any) -> Any:
         return await self._redis.execute_command(*command)
 
     # Evidence
 
+    @_whole
     async def record(self, evidence: Sequence[Evidence]) -> None:
         """Append evidence, in order; about the last 100,000 are kept."""
         if not evidence:
@@ -126,6 +160,7 @@ class Board:
 
     # Workers
 
+    @_whole
     async def beat(self, worker_id: str, role: str, now: float, facts: Mapping[str, Any] | None = None) -> None:
         """A worker lives. `facts` are few and small: what it listens to, how late its loop is.
 
@@ -179,6 +214,7 @@ class Board:
         """What was kept."""
         return {name: json.loads(text) for name, text in (await self._hash("detectors")).items()}
 
+    @_whole
     async def commit(
         self,
         *,
@@ -231,6 +267,7 @@ class Board:
         """A short id that people can say: `inc-17`."""
         return f"inc-{int(await self._call('INCR', self.key('incident-number')))}"
 
+    @_whole
     async def open_incident(self, incident: Incident) -> None:
         """Keep a new incident; the oldest resolved ones beyond 500 are dropped."""
         async with self._redis.pipeline(transaction=True) as batch:
@@ -243,6 +280,7 @@ class Board:
                 await self._call("ZREM", self.key("incidents"), name)
                 await self._call("DEL", self.key(f"incident:{name}"))
 
+    @_whole
     async def change_incident(self, incident_id: str, change: Callable[[Incident], Incident]) -> Incident | None:
         """Apply a pure change to the stored incident; None: there is no such incident.
 
@@ -311,6 +349,7 @@ class Board:
 
     # The single supervisor
 
+    @_whole
     async def lease_supervisor(self, owner: str, ttl_s: float) -> int | None:
         """Become the one supervisor for `ttl_s` seconds: a fence that only grows, or None: another one is.
 
@@ -320,12 +359,14 @@ class Board:
         fence = await self._take_lease(keys=keys, args=[owner, int(ttl_s * 1000)])
         return None if fence is None else int(fence)
 
+    @_whole
     async def renew_supervisor(self, owner: str, fence: int, ttl_s: float) -> bool:
         """Stay the supervisor; False: it is no longer ours."""
         return bool(
             await self._keep_lease(keys=[self.key("lease")], args=[f"{fence} {owner}", max(1, int(ttl_s * 1000))])
         )
 
+    @_whole
     async def release_supervisor(self, owner: str, fence: int) -> bool:
         """Give the lease up; False: it was no longer ours."""
         return bool(await self._keep_lease(keys=[self.key("lease")], args=[f"{fence} {owner}", 0]))

@@ -1,5 +1,6 @@
 """Up or down? The state machine of one endpoint and direction; pure: no clock, no I/O."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from health.wording import describe
 
 STATUS_PAGE = "status-page"
 """Reports whose source begins like this come from a vendor's page: they confirm, they never decide."""
+RECEIPTS_MISSING = "receipts_missing"
+"""The receipt test has tripped; together with one lost canary that is an outage."""
 CANARIES_LOST = 2
 """Canaries in a row whose loss is an outage by itself."""
 AGAINST = frozenset({Verdict.FAILURE, Verdict.PROVISIONAL, Verdict.MISCONFIGURED})
@@ -56,6 +59,7 @@ class EndpointDetector:
         self._damping = FlapDamping(settings)
         self._now = now
         self._factor = 1.0
+        self._frozen = False
         self._doubts: deque[tuple[float, float]] = deque(maxlen=64)
         self._burst_left = 0
         self._burst_at = float("-inf")
@@ -124,6 +128,13 @@ class EndpointDetector:
         self._now = max(self._now, now)
         while self._doubts and self._now - self._doubts[0][0] > self._settings.doubt_memory_s:
             self._doubts.popleft()
+        if math.isinf(doubt):
+            self._factor, self._frozen = doubt, True
+            return self._judge()
+        if self._frozen:
+            # What was counted while we were broken says nothing; a real outage shows again within seconds.
+            self._frozen = False
+            self._tally.forgive()
         if doubt > 0 and (not self._doubts or self._now - self._doubts[-1][0] >= 0.25 or doubt > self._doubts[-1][1]):
             self._doubts.append((self._now, doubt))
         self._factor = 1 + max((level for _, level in self._doubts), default=0.0)
@@ -287,7 +298,8 @@ class EndpointDetector:
             return "probes_failed", f"{probes.count} probes in a row failed, last: {self._last_reason}"
         if tally.apart_s() >= apart_s and (finding := self._summed_up(settings.trip * factor)):
             return finding
-        if self._canaries_lost >= CANARIES_LOST or (self._canaries_lost and Witness.RECEIPT in self._accused):
+        missing = self._accused.get(Witness.RECEIPT, ("", ""))[0] == RECEIPTS_MISSING
+        if self._canaries_lost >= CANARIES_LOST or (self._canaries_lost and missing):
             return "canary_lost", "a message that we sent to ourselves did not arrive"
         return self._reported()
 

@@ -191,7 +191,6 @@ class Monitor:
             await self.start(now)
         gap_s = now - self._stepped_at if self._stepped_at is not None else 0.0
         late = lag_s > LATE_S or gap_s > 10 * STEP_S + LATE_S
-        self._stepped_at = now
         changed = await self._read(now, lag_s)
         changed += self._collect(now, lag_s)
         await self._read_reports(now)
@@ -204,6 +203,8 @@ class Monitor:
             await self._tell(self._untold[0])
             self._untold.popleft()
         await self._watch_workers(now, late=late)
+        # Only now: a step that failed (Redis was away, for the workers too) leaves a gap, and the next one is late.
+        self._stepped_at = now
         return changed
 
     async def _read(self, now: float, lag_s: float) -> list[Transition]:

@@ -204,6 +204,7 @@ class ReceiptDeficit:
 
 
 HOURS = 168
+ARRIVALS_MAX = 2000
 SILENCE_CHANCE = 1e-6
 EXPOSURE_MIN_H = 3.0
 
@@ -220,7 +221,7 @@ class InboundSilence:
     def __init__(self, now: float) -> None:
         self._counts = [0.0] * HOURS
         self._exposure_h = [0.0] * HOURS
-        self._arrivals: deque[float] = deque(maxlen=2000)
+        self._arrivals: deque[float] = deque(maxlen=ARRIVALS_MAX)
         self._seen_at = now
         self._since = now
 
@@ -254,6 +255,8 @@ class InboundSilence:
         rate = sum(self._counts[index] for index in hours) / exposure_h / 3600
         for window_s in self.WINDOWS_S:
             watched_s = min(window_s, now - self._since)
+            if len(self._arrivals) == ARRIVALS_MAX and now - self._arrivals[0] < watched_s:
+                return None  # more came than we remember, so it is not silent
             seen = 0
             for at in reversed(self._arrivals):
                 if now - at > watched_s:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from health.detector import EndpointDetector
+from health.detector import RECEIPTS_MISSING, EndpointDetector
 from health.report import Direction, EndpointId, Evidence, Report, Status, Transition, Verdict, Witness
 from health.silence import InboundSilence, ReceiptDeficit
 from health.thresholds import DetectorSettings
@@ -98,7 +98,8 @@ class EndpointWatch:
             transitions.append(detector.hear(now, [report for report in reports if report.direction is direction]))
             if direction is Direction.OUT and self.deficit is not None and doubt == 0:
                 deficit = self.deficit.test(now)
-                finding = ("receipts_missing", deficit.words) if deficit else None
+                reason = RECEIPTS_MISSING if deficit and deficit.tripped else "receipts_late"
+                finding = (reason, deficit.words) if deficit else None
                 transitions.append(detector.accuse(now, Witness.RECEIPT, finding))
             if direction is Direction.IN and self.silence is not None and doubt == 0:
                 silent = self.silence.test(now)

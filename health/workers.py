@@ -29,7 +29,10 @@ class WorkerWatch:
         self._workers: dict[str, _Worker] = {}
 
     def look(self, beats: Iterable[Beat], now: float, *, late: bool, doubt: int) -> list[Beat]:
-        """The workers that are silent and not yet confirmed by `told`. `late`: our own look comes late."""
+        """The workers that are silent and not yet confirmed by `told`.
+
+        `late`: our own look comes late. Perhaps nobody could beat meanwhile (Redis was away), so all begin anew.
+        """
         silent, seen = [], set()
         for beat in beats:
             seen.add(beat.worker)
@@ -39,7 +42,9 @@ class WorkerWatch:
             elif beat.at != known.beat_at:
                 known.phi.beat(now, learn=not late and known.silent_since is None)
                 known.beat_at, known.over, known.silent_since = beat.at, 0, None
-            elif known.silent_since is None and not late:
+            elif late:
+                known.phi.beat(now, learn=False)
+            elif known.silent_since is None:
                 over = known.phi.phi(now) >= self._settings.beat_phi * (1 + doubt)
                 known.over = known.over + 1 if over else 0
                 if known.over >= OVER_TIMES:

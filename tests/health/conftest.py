@@ -224,9 +224,11 @@ async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 
 
 @pytest.fixture
-def board(redis_client: redis.asyncio.Redis) -> Board:
+async def board(redis_client: redis.asyncio.Redis) -> AsyncIterator[Board]:
     """An empty board."""
-    return Board(redis_client)
+    board = Board(redis_client)
+    yield board
+    await board.settle()
 
 
 @pytest.fixture
