@@ -35,6 +35,7 @@ class MailVendor:
         port: int = 0,
         inbound_port: int = 0,
         protocol: Literal["lmtp", "smtp"] = "lmtp",
+        password: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         self.endpoint = endpoint
@@ -51,7 +52,7 @@ class MailVendor:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._turning = asyncio.Lock()
-        self._password = secrets.token_urlsafe(12)
+        self._password = password or secrets.token_urlsafe(12)
 
     async def start(self) -> None:
         """Listen on 127.0.0.1."""
