@@ -70,7 +70,9 @@ class TwilioSettings(EndpointSettings):
     """What every endpoint at Twilio needs: the account and its credential."""
 
     account_sid: Annotated[str, Field(pattern=r"^AC[0-9a-fA-F]{32}$")]
+    """The account's SID, `AC` and 32 hexadecimal digits, from the first page of Twilio's console."""
     auth_token: Annotated[SecretStr, Field(min_length=1, max_length=200)]
+    """The account's auth token: it signs in to the API and proves that webhooks are Twilio's."""
     api_base: str = "https://api.twilio.com"
     """Scheme and host of the REST API; plain http only to this machine."""
 

@@ -1,10 +1,11 @@
 """What a call says next: from the step it is in and the matter it is about to TwiML. Pure."""
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from channels.messages import Matter
+from channels.messages import Kind, Matter, OutboundMessage
 from channels.phone.phrases import Phrases, phrases_for, spelled
 from channels.wire.twiml import Dial, Gather, Hangup, Pause, Say, Verb, render
 
@@ -26,8 +27,48 @@ class Step(StrEnum):
     THANKS = "thanks"  # an answer was filed
     CONNECT = "connect"  # they asked for a person
     NOBODY_FREE = "nobody_free"  # and none picked up
+    WITHHELD = "withheld"  # they called and do not show their number
     GOODBYE = "goodbye"
     STATUS = "status"  # the call is over, nobody listens
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """What one attempt is to say: by the time a key is pressed the conversation may have gone on."""
+
+    reference: str
+    locale: str
+    what_happened: str
+    text: str
+
+    @classmethod
+    def of(cls, message: OutboundMessage) -> "Saying":
+        """The words of a message; a notice is itself what happened, and the last message follows it."""
+        matter, text = message.matter, message.content.text
+        if message.kind is Kind.NOTICE:
+            return cls(matter.reference, matter.locale, text, matter.last_reply)
+        return cls(matter.reference, matter.locale, matter.what_happened, text)
+
+    def encoded(self) -> str:
+        """As kept between the steps of a call."""
+        return json.dumps([self.reference, self.locale, self.what_happened, self.text], ensure_ascii=False)
+
+    @classmethod
+    def decoded(cls, value: str) -> "Saying":
+        """What `encoded` made."""
+        reference, locale, what_happened, text = json.loads(value)
+        return cls(reference, locale, what_happened, text)
+
+    def laid_over(self, matter: Matter | None, organisation: str) -> Matter:
+        """The matter as this attempt may speak of it."""
+        known = matter or Matter(organisation=organisation, reference="", locale="")
+        return replace(
+            known,
+            reference=self.reference,
+            locale=self.locale,
+            what_happened=self.what_happened,
+            last_reply=self.text,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +83,9 @@ class CallScript:
     hook_url: Callable[[str, Mapping[str, str]], str]
 
     def next_document(self, fields: Mapping[str, str], matter: Matter | None) -> bytes:
-        """The TwiML for `fields` (`step`, `token`, `reply_token`, `n`), as the adapter's `receive` left them."""
+        """The TwiML for `fields` (`step`, `token`, `reply_token`, `n`, `saying`), as `receive` left them."""
+        if fields.get("saying"):
+            matter = Saying.decoded(fields["saying"]).laid_over(matter, self.organisation)
         phrases = phrases_for(matter.locale, self.locale) if matter else phrases_for(self.locale)
         turn = _Turn(self, fields, matter, phrases)
         verbs: tuple[Verb, ...]
@@ -61,6 +104,8 @@ class CallScript:
                 verbs = turn.connection()
             case Step.NOBODY_FREE:
                 verbs = (turn.ask(phrases.nobody_free, turn.number()), *turn.farewell())
+            case Step.WITHHELD:
+                verbs = turn.no_number()
             case Step.GOODBYE:
                 verbs = turn.farewell()
             case Step.STATUS:
@@ -132,6 +177,10 @@ class _Turn:
         action = self._url("connected", {"n": self.fields.get("n", "")})
         dial = Dial(number, action, self.script.from_number, CONNECT_RING_S, CONNECTED_S)
         return (self._say(self.phrases.connecting), dial)
+
+    def no_number(self) -> tuple[Verb, ...]:
+        """Words from nowhere could be answered to nobody: say so before any are spoken."""
+        return (self._say(self.phrases.welcome), self._say(self.phrases.no_number), Hangup())
 
     def farewell(self) -> tuple[Verb, ...]:
         """The end."""

@@ -33,7 +33,7 @@ from channels.messages import (
     Reply,
     Webhook,
 )
-from channels.phone.script import CallScript, Step
+from channels.phone.script import CallScript, Saying, Step
 from channels.tools import Tools
 from channels.twilio import IO_S, TwilioAccount, TwilioSettings
 from channels.wire import twiml
@@ -45,6 +45,8 @@ CALL_S = 540
 OCCUPIED_S = 600.0
 """Ringing, the longest call we allow, and time for the final status to come."""
 KEY_TTL_S = 86_400.0
+SAYING_TTL_S = 900.0
+"""A little longer than a call can last; gone earlier with its final status."""
 ANSWERS_MAX = 20
 """Answers taken in one call."""
 SPEECH_MAX = 8_000
@@ -64,6 +66,7 @@ class TwilioVoiceSettings(TwilioSettings):
 
     provider: Literal["twilio-voice"]
     from_number: Number
+    """The number we call from and are called on, E.164."""
     callback_number: Number | None = None
     """Left on voicemail; None: the number we call from."""
     connect_allowed: tuple[Number, ...] = ()
@@ -121,6 +124,7 @@ class TwilioVoiceAdapter:
             "Timeout": str(RING_S),
             "TimeLimit": str(CALL_S),
         }
+        await self._tools.store.put(f"say:{message.token}", Saying.of(message).encoded(), SAYING_TTL_S)
         sid = await self._account.create("Calls", form)
         return Receipt(vendor_ids=(sid,), occupied_s=OCCUPIED_S)
 
@@ -131,11 +135,12 @@ class TwilioVoiceAdapter:
         if not _CALL_SID.fullmatch(sid):
             raise WebhookRefused(400, "no_call_sid")
         token, reply_token = webhook.query.get("t", ""), webhook.query.get("r", "")
-        fields = {"token": token, "reply_token": reply_token}
+        fields = {"token": token, "reply_token": reply_token, "saying": await self._saying(token, webhook)}
         about = self._about(form, token, reply_token)
         match webhook.path.strip("/"):
             case "" | "inbound":
-                return Received(about=about, fields={**fields, "step": Step.INBOUND})
+                step = Step.INBOUND if _customer(form) else Step.WITHHELD
+                return Received(about=about, fields={**fields, "step": step})
             case "call":
                 step = Step.VOICEMAIL if _is_machine(form) else Step.CALL
                 return Received(about=about, fields={**fields, "step": step})
@@ -163,12 +168,18 @@ class TwilioVoiceAdapter:
     async def close(self) -> None:
         """Nothing is held: the HTTP client is the runtime's."""
 
+    async def _saying(self, token: str, webhook: Webhook) -> str:
+        """What this attempt says, for the steps that say it; empty if it is not, or no longer, known."""
+        if not token or webhook.path.strip("/") not in ("call", "matter"):
+            return ""
+        return await self._tools.store.get(f"say:{token}") or ""
+
     def _about(self, form: dict[str, str], token: str, reply_token: str) -> About | None:
         """Whose matter to speak of: the attempt's, else the caller's, unless the number is withheld or forged."""
         if token or reply_token:
             return About(token=token, reply_token=reply_token)
         address = _customer(form)
-        return About(sender=address) if _is_proven(form, address) else None
+        return About(sender=address) if address and not _is_forged(form) else None
 
     async def _matter(self, sid: str, form: dict[str, str], webhook: Webhook, received: Received) -> Received:
         """A key was pressed: somebody is there and hears it. Remembered, for the final status says nothing of keys."""
@@ -195,6 +206,8 @@ class TwilioVoiceAdapter:
         if not text:
             return Received(about=received.about, fields={**fields, "step": Step.GOODBYE})
         address = _customer(form)
+        if address is None:
+            return Received(fields={**fields, "step": Step.WITHHELD})
         message = InboundMessage(
             endpoint=self._tools.endpoint,
             vendor_id=f"{sid}:{number}",
@@ -203,7 +216,7 @@ class TwilioVoiceAdapter:
             sent_at=webhook.received_at or self._tools.clock.now(),
             recipient=self._settings.from_number,
             reply_token=received.fields["reply_token"],
-            unverified=not _is_proven(form, address),
+            unverified=_is_forged(form),
         )
         step = Step.THANKS if int(number) < ANSWERS_MAX else Step.GOODBYE
         return Received((message,), received.about, {**fields, "step": step})
@@ -223,6 +236,7 @@ class TwilioVoiceAdapter:
             state, reason = ReceiptState.DELIVERED, "key_pressed"
         else:
             state, reason = ReceiptState.UNCONFIRMED, "no_key"
+        await self._tools.store.delete(f"say:{webhook.query['t']}")
         return Received(events=(self._receipt(sid, webhook, state, reason, final=True),), fields=fields)
 
     def _receipt(self, sid: str, webhook: Webhook, state: ReceiptState, reason: str, *, final: bool) -> ReceiptEvent:
@@ -242,15 +256,15 @@ def _is_machine(form: dict[str, str]) -> bool:
     return form.get("AnsweredBy", "").startswith(("machine", "fax"))
 
 
-def _customer(form: dict[str, str]) -> Address:
-    """The other end. A withheld number gets an address of this call alone: two such callers are not one person."""
+def _customer(form: dict[str, str]) -> Address | None:
+    """The other end; None if its number is withheld."""
     outbound = form.get("Direction", "").startswith("outbound")
     number = form.get("To" if outbound else "From", "")
     if not _E164.fullmatch(number) or number in _WITHHELD:
-        return Address(Channel.PHONE, f"withheld-{form['CallSid']}")
+        return None
     return Address(Channel.PHONE, number)
 
 
-def _is_proven(form: dict[str, str], address: Address) -> bool:
-    """Whether the number is shown and the network does not say that it is forged (STIR/SHAKEN, `StirVerstat`)."""
-    return address.value.startswith("+") and "Failed" not in form.get("StirVerstat", "")
+def _is_forged(form: dict[str, str]) -> bool:
+    """Whether the network says that the caller's number is not theirs (STIR/SHAKEN, `StirVerstat`)."""
+    return "Failed" in form.get("StirVerstat", "")

@@ -15,6 +15,7 @@ from channels.sandbox.vendor import Entry, Journal
 __all__ = ["Call", "NoSuchCall", "TwilioSmsVendor", "TwilioVoiceVendor"]
 
 TEXT_MAX = 1600
+WORDS_MAX = 4000
 MESSAGES_MAX = 10_000
 RECEIPT_S = 0.02
 """Between taking a message and each of its receipts."""
@@ -53,7 +54,12 @@ class TwilioSmsVendor(TwilioServer):
         return {"provider": "twilio-sms", **self.credentials()}
 
     async def write(self, customer: str, text: str, *, subject: str = "", in_reply_to: Entry | None = None) -> str:
-        """The customer sends an SMS; its MessageSid. One customer's messages come in the order written."""
+        """The customer sends an SMS; its MessageSid. One customer's messages come in the order written.
+
+        Raises ValueError for more than a telephone can send.
+        """
+        if len(text) > TEXT_MAX:
+            raise ValueError(f"an SMS has at most {TEXT_MAX} characters")
         sid = new_sid("SM")
         form = {
             "MessageSid": sid,
@@ -199,6 +205,8 @@ class TwilioVoiceVendor(TwilioServer):
 
     async def say(self, call_sid: str, text: str) -> None:
         """Speak; what is said while only keys are listened to is lost, as on a real call."""
+        if len(text) > WORDS_MAX:
+            raise ValueError(f"at most {WORDS_MAX} characters are said at once")
         self._call(call_sid).put(Spoken(text))
 
     async def hang_up(self, call_sid: str) -> None:
@@ -216,8 +224,11 @@ class TwilioVoiceVendor(TwilioServer):
     async def write(self, customer: str, text: str, *, subject: str = "", in_reply_to: Entry | None = None) -> str:
         """The customer calls, presses a key, says this and hangs up; the message's id.
 
-        Redialled under the same CallSid until we took it, at most 10 minutes: so it stays one message.
+        Redialled under the same CallSid until we took it, at most 10 minutes: so it stays one message. Raises
+        ValueError for more than anybody says at once.
         """
+        if len(text) > WORDS_MAX:
+            raise ValueError(f"at most {WORDS_MAX} characters are said at once")
         sid = new_sid("CA")
         self.journal.add(
             at=self._clock(),

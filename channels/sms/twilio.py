@@ -71,6 +71,7 @@ class TwilioSmsSettings(TwilioSettings):
     from_number: Annotated[str, Field(pattern=r"^(\+[1-9][0-9]{6,14}|[0-9]{3,8}|[A-Za-z0-9 ]{1,11})$")] | None = None
     """E.164, a short code, or an alphanumeric sender, which nobody can answer."""
     messaging_service_sid: Annotated[str, Field(pattern=r"^MG[0-9a-fA-F]{32}$")] | None = None
+    """The SID of a messaging service that picks the sender; instead of `from_number`."""
 
     @model_validator(mode="after")
     def _one_sender(self) -> Self:

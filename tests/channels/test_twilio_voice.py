@@ -61,7 +61,8 @@ MATTER = Matter(
     last_reply="Your refund of 80 euros is on its way.",
     connect_to=AGENT,
 )
-SECRETS = ("mail is down", "80 euros", "bicycle", "Where is my refund")
+WORDS = "Marked late: your refund is on its way."
+SECRETS = ("Marked late", "mail is down", "80 euros", "bicycle", "Where is my refund")
 
 
 class _Clock:
@@ -91,7 +92,7 @@ class _Store:
         raise AssertionError(key)
 
     async def delete(self, key: str) -> None:
-        raise AssertionError(key)
+        self.values.pop(key, None)
 
     async def collect(self, key: str, part: int, value: str, ttl_s: float) -> dict[int, str]:
         raise AssertionError(key)
@@ -187,7 +188,7 @@ def tools_for(http: aiohttp.ClientSession, public_url: str, store: _Store) -> To
     )  # fmt: skip
 
 
-def message(to: str = CUSTOMER, text: str = "Your refund is on its way.") -> OutboundMessage:
+def message(to: str = CUSTOMER, text: str = WORDS) -> OutboundMessage:
     return OutboundMessage(
         message_id="m1", conversation_id="c1", token="0.tok", kind=Kind.MESSAGE, to=Address(Channel.PHONE, to),
         content=Content(text), matter=MATTER, reply_token="reply.tok/+",
@@ -244,7 +245,8 @@ async def test_after_a_key_the_message_is_read_and_an_answer_taken_by_speech(hou
     await house.vendor.press(call.sid, "#")
     await until(lambda: call.waiting_for == "words")
     assert any(MATTER.what_happened in said for said in call.said)
-    assert any(MATTER.last_reply in said for said in call.said)
+    assert any(WORDS in said for said in call.said)
+    assert not any(MATTER.last_reply in said for said in call.said)
     assert house.router.receipts() == [(ReceiptState.DELIVERED, "key_pressed", False)]
     await house.vendor.say(call.sid, "Thanks & <see> you")
     await until(lambda: len(house.router.messages()) == 1 and call.waiting_for == "words")
@@ -389,20 +391,54 @@ async def test_an_unknown_caller_hears_no_matter_and_leaves_words(house: House) 
     assert [(entry.text, entry.vendor_id) for entry in entries] == [("I am new here", vendor_id)]
 
 
-async def test_withheld_and_forged_numbers_learn_nothing_and_are_never_one_person(house: House) -> None:
+@pytest.mark.parametrize("number", ["+266696687", "anonymous", "", "sip:a@b.example"])
+async def test_a_caller_who_shows_no_number_is_told_so_before_saying_anything(house: House, number: str) -> None:
+    """There would be nobody to answer, and two such callers must never be taken for one person."""
+    await house.vendor.call_in(number)
+    (call,) = house.vendor.calls
+    await house.over(call)
+    assert any(phrases_for("en").no_number in said for said in call.said)
     adapter = TwilioVoiceAdapter(settings_for(), tools_for_none(house))
-    senders = set()
-    for sid in ("CA" + "2" * 32, "CA" + "3" * 32):
-        form = {"CallSid": sid, "From": "+266696687", "SpeechResult": "hello"}
-        received = await adapter.receive(webhook(form, path="answer", query="?n=1"))
-        (event,) = received.events
-        assert isinstance(event, InboundMessage)
-        assert received.about is None
-        assert event.unverified
-        senders.add(event.sender)
-    assert len(senders) == 2
-    forged = webhook({"From": CUSTOMER, "StirVerstat": "TN-Validation-Failed-A"}, path="inbound")
-    assert (await adapter.receive(forged)).about is None
+    step = webhook({"From": number, "SpeechResult": "hello"}, path="answer", query="?n=1")
+    assert (await adapter.receive(step)).events == ()
+    assert house.router.abouts == []
+
+
+async def test_a_forged_number_learns_nothing_and_what_it_says_is_marked(house: House) -> None:
+    adapter = TwilioVoiceAdapter(settings_for(), tools_for_none(house))
+    forged = {"From": CUSTOMER, "StirVerstat": "TN-Validation-Failed-A", "SpeechResult": "hello"}
+    assert (await adapter.receive(webhook(forged, path="inbound"))).about is None
+    (event,) = (await adapter.receive(webhook(forged, path="answer", query="?n=1"))).events
+    assert isinstance(event, InboundMessage)
+    assert event.unverified
+
+
+async def test_two_calls_say_each_its_own_message(house: House) -> None:
+    """Even though the conversation has gone on meanwhile; and nothing of them is kept after their end."""
+    heard = []
+    for number, text in enumerate(("the first thing", "the second thing")):
+        sent = replace(message(text=text), token=f"{number}.tok")
+        await house.adapter.send(sent)
+        call = house.vendor.calls[-1]
+        await house.vendor.answer(call.sid)
+        await house.vendor.press(call.sid, "1")
+        await until(lambda call=call: call.waiting_for == "words")
+        heard.append([said for said in call.said if "thing" in said])
+    assert heard == [["Our message to you: the first thing"], ["Our message to you: the second thing"]]
+    for call in house.vendor.calls:
+        await house.vendor.hang_up(call.sid)
+    await until(lambda: sum(final for _, _, final in house.router.receipts()) == 2)
+    assert not [key for key in house.store.values if key.startswith("say:")]
+
+
+async def test_a_notice_is_what_happened_and_the_last_message_follows(house: House) -> None:
+    await house.adapter.send(replace(message(text="Chat is down; we call."), kind=Kind.NOTICE))
+    (call,) = house.vendor.calls
+    await house.vendor.answer(call.sid)
+    await house.vendor.press(call.sid, "1")
+    await until(lambda: call.waiting_for == "words")
+    at = call.said.index("Chat is down; we call.")
+    assert call.said[at + 1] == f"Our message to you: {MATTER.last_reply}"
 
 
 def tools_for_none(house: House) -> Tools:
@@ -494,7 +530,7 @@ async def test_a_call_speaks_the_customers_language(house: House, locale: str, l
 
 
 @pytest.mark.parametrize(
-    "step", ["call", "voicemail", "inbound", "matter", "thanks", "connect", "nobody_free", "goodbye"]
+    "step", ["call", "voicemail", "inbound", "matter", "thanks", "connect", "nobody_free", "withheld", "goodbye"]
 )
 @pytest.mark.parametrize("locale", ["en", "es", "fr", "de"])
 async def test_every_step_is_sayable_with_hostile_or_missing_matter(house: House, step: str, locale: str) -> None:
