@@ -128,8 +128,9 @@ async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
 
 
 @pytest.fixture
-async def desk(redis_url: str, tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
     """A message centre that runs, and what an adapter needs."""
+    monkeypatch.setattr("channels.sandbox.smsc.RETRY_S", 0.1)
     journal = Journal()
     smsc = SmscVendor(journal, receipt_after_s=0.02)
     await smsc.start()
@@ -211,6 +212,36 @@ async def test_receipts_that_overtake_the_answer_are_understood(desk: Desk, monk
     assert [(event.state, event.vendor_id, event.token) for event in desk.receipts] == [
         (ReceiptState.DELIVERED, receipt.vendor_ids[0], "t1")
     ]
+
+
+async def test_a_receipt_that_overtakes_and_names_no_reference_waits_for_the_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most message centres echo no user_message_reference: the id alone must do, in three segments too."""
+    monkeypatch.setattr("channels.sandbox.smsc.SLOW_S", 0.4)
+    segment = SmppAdapter._segment
+    monkeypatch.setattr(SmppAdapter, "_segment", lambda *given: replace(segment(*given), tlvs=()))
+    adapter = await desk.listen()
+    await desk.smsc.set_fault(Fault.SLOW)
+    receipt = await adapter.send(say("lang " * 90))
+    assert len(receipt.vendor_ids) == 3
+    await until(lambda: bool(desk.receipts))
+    await asyncio.sleep(0.1)
+    assert [(event.state, event.token) for event in desk.receipts] == [(ReceiptState.DELIVERED, "t1")]
+
+
+async def test_a_full_window_writes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are unanswered; the third never leaves us and is certain."""
+    monkeypatch.setattr("channels.sms.session.WINDOW_WAIT_S", 0.1)
+    adapter = await desk.listen(window=2, enquire_link_s=60)
+    await desk.smsc.set_fault(Fault.HANG, share=0.999_999)
+    two = [asyncio.create_task(adapter.send(say("hello"))) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(EndpointUnavailable, match="window_full"):
+        await adapter.send(say("hello"))
+    for task in two:
+        task.cancel()
+    await asyncio.gather(*two, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -384,8 +415,10 @@ async def test_a_probe_where_nobody_listens_binds_for_itself(desk: Desk) -> None
         await adapter.probe()
 
 
-async def test_a_refusing_centre_is_reported_and_found_again(desk: Desk) -> None:
+async def test_a_refusing_centre_is_reported_and_found_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Down with its reason, up when it is back; a probe cuts the backoff short."""
+    monkeypatch.setattr("channels.sms.link.BACKOFF_S", 100_000)
+    monkeypatch.setattr("channels.sms.link.BACKOFF_MAX_S", 100_000)
     adapter = await desk.listen()
     desk.reports.clear()
     await desk.smsc.set_fault(Fault.REFUSE)
@@ -605,6 +638,28 @@ async def test_customers_texts_keep_their_order(desk: Desk) -> None:
     assert desk.words == [f"{number}" for number in range(20)]
 
 
+async def test_texts_in_flight_together_keep_their_order(desk: Desk) -> None:
+    """The message centre sends on without waiting; the first takes long to keep; the second waits its turn."""
+    await desk.listen()
+    accept = desk.accept
+
+    async def slow_at_first(event: Event) -> Accepted:
+        if isinstance(event, InboundMessage) and event.text == "one":
+            await asyncio.sleep(0.2)
+        return await accept(event)
+
+    inbound = desk.adapters[0]._inbound
+    assert inbound is not None
+    inbound._accept = slow_at_first
+    post = desk.smsc._post
+    for whose in ("one", "two"):
+        desk.smsc._post = lambda _, messages, whose=whose: post(whose, messages)  # type: ignore[method-assign, misc]
+        await desk.smsc.write("+15550123", whose)
+        await asyncio.sleep(0.02)
+    await until(lambda: len(desk.words) == 2)
+    assert desk.words == ["one", "two"]
+
+
 async def test_parts_survive_a_restart(desk: Desk) -> None:
     """Half a text is acknowledged, the process dies, the other half comes to the next one."""
     await desk.listen()
@@ -625,6 +680,9 @@ async def test_parts_survive_a_restart(desk: Desk) -> None:
     post("again", [parts[1]])  # type: ignore[list-item]
     await until(lambda: "again" not in desk.smsc._outboxes)
     assert desk.words == [text]
+    inbound = desk.adapters[-1]._inbound
+    assert inbound is not None
+    assert not inbound._partials, "the part that came twice must not begin another text"
 
 
 async def test_a_text_whose_parts_never_come_is_filed_as_it_is(desk: Desk) -> None:
