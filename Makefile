@@ -22,7 +22,7 @@ doctor: $(VENV)/installed  ## check settings, Redis and every endpoint
 test: $(VENV)/installed-dev  ## run the whole suite
 	$(BIN)/python -m pytest -m "not peer" $(TESTS)
 
-peers: $(VENV)/installed-dev  ## run the tests against real peers: Postfix, Dovecot, an npm message centre
+peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, an npm message centre
 	$(BIN)/python -m pytest -m peer
 
 check: $(VENV)/installed-dev  ## ruff, mypy strict, import-linter, deptry
@@ -60,4 +60,9 @@ $(VENV)/installed: $(VENV)/bin/python requirements.lock requirements-build.lock 
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+tests/peers/node_modules: tests/peers/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing. Debian, Ubuntu: apt install nodejs npm"; exit 1; }
+	@npm ci --prefix tests/peers --no-audit --no-fund --silent
 	@touch $@

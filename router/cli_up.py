@@ -168,7 +168,7 @@ async def first_admin_key(settings: Settings) -> str:
 def _say_where_to_look(settings: Settings, key: str) -> None:
     base = settings.public_url
     lines = [
-        ("Console", f"{base}/console/login#{key}"),
+        ("Console", f"{base}/console/#{key}"),
         ("Customer's chat", f"{base}/chat"),
         ("API", f"{base}/docs"),
     ]
