@@ -16,18 +16,15 @@ from channels.wire.smpp import (
     Bind,
     BindResponse,
     Body,
-    Command,
-    CommandStatus,
     MessageResponse,
-    MessageState,
     Pdu,
     ShortMessage,
     SmppDecodeError,
-    Tag,
     decode_pdu,
     encode_pdu,
     take_pdu,
 )
+from channels.wire.smpp_numbers import Command, CommandStatus, MessageState, Tag
 from channels.wire.smpp_receipt import DeliveryReceipt, write_receipt
 
 RECEIPT_AFTER_S = 0.2

@@ -19,7 +19,8 @@ from channels.sms.tracking import Submission, Tracker, settle_receipt
 from channels.text import clean_text
 from channels.tools import Tools
 from channels.wire.gsm0338 import Concatenation, Encoding, UdhError, encoding_of, join_bodies, split_header
-from channels.wire.smpp import CommandStatus, MessageState, ShortMessage, Tag, find_tlv
+from channels.wire.smpp import ShortMessage, find_tlv
+from channels.wire.smpp_numbers import CommandStatus, MessageState, Tag
 from channels.wire.smpp_receipt import DeliveryReceipt, read_receipt
 
 PARTS_TTL_S = 24 * 3600.0

@@ -11,7 +11,8 @@ from channels.errors import EndpointMisconfigured, EndpointUnavailable, LocalFau
 from channels.sms.session import NotWritten, Receiver, SmppSession, Taken, Unanswered
 from channels.sms.smpp_settings import SmppSettings
 from channels.tools import Tools
-from channels.wire.smpp import Bind, Command, CommandStatus, Pdu, ShortMessage, name_status
+from channels.wire.smpp import Bind, Pdu, ShortMessage
+from channels.wire.smpp_numbers import Command, CommandStatus, name_status
 from health.report import Direction, Report, Status
 
 CONNECT_S = 5.0

@@ -1,7 +1,7 @@
 """What a message centre's refusal means: whose fault it is. A negative answer is certain: nothing was taken."""
 
 from channels.errors import EndpointUnavailable, MessageRejected, RecipientUnreachable, SendFailed, Throttled
-from channels.wire.smpp import CommandStatus, name_status
+from channels.wire.smpp_numbers import CommandStatus, name_status
 
 RETRY_THROTTLED_S = 1.0
 RETRY_FULL_S = 5.0

@@ -10,8 +10,6 @@ from uuid import uuid4
 from channels.wire.smpp import (
     Bind,
     Body,
-    Command,
-    CommandStatus,
     MessageResponse,
     Pdu,
     ShortMessage,
@@ -20,6 +18,7 @@ from channels.wire.smpp import (
     encode_pdu,
     take_pdu,
 )
+from channels.wire.smpp_numbers import Command, CommandStatus
 
 DELIVERIES_MAX = 500
 """deliver_sm taken at once; more are asked to come again."""

@@ -42,7 +42,8 @@ from channels.sms.tracking import Submission, Tracker
 from channels.text import clean_text
 from channels.tools import Tools
 from channels.wire.gsm0338 import Encoding, GsmEncodeError, Segmented, segment_room, segment_text
-from channels.wire.smpp import UDHI, Command, MessageResponse, Pdu, ShortMessage, SmppEncodeError, Tag
+from channels.wire.smpp import UDHI, MessageResponse, Pdu, ShortMessage, SmppEncodeError
+from channels.wire.smpp_numbers import Command, Tag
 
 __all__ = ["SmppAdapter", "SmppSettings"]
 

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from channels.wire.smpp import MessageState, ShortMessage, Tag, find_tlv
+from channels.wire.smpp import ShortMessage, find_tlv
+from channels.wire.smpp_numbers import MessageState, Tag
 
 # SMPP 3.4, appendix B: the states' seven letters. Case and length differ between message centres.
 _WORDS = {

@@ -43,7 +43,7 @@ from channels.sandbox.vendor import Fault, Journal
 from channels.sms.outcome import read_refusal
 from channels.sms.smpp import SmppAdapter, SmppSettings
 from channels.tools import Tools
-from channels.wire.smpp import CommandStatus
+from channels.wire.smpp_numbers import CommandStatus
 from health.report import Direction, EndpointId, Report, Status
 from router.store.adapter_store import RedisAdapterStore
 from router.store.files import Files

@@ -17,20 +17,16 @@ from channels.wire.smpp import (
     Bind,
     BindResponse,
     Body,
-    Command,
-    CommandStatus,
     MessageResponse,
-    MessageState,
     Pdu,
     ShortMessage,
     SmppDecodeError,
     SmppEncodeError,
-    Tag,
     decode_pdu,
     encode_pdu,
-    name_status,
     take_pdu,
 )
+from channels.wire.smpp_numbers import Command, CommandStatus, MessageState, Tag, name_status
 from channels.wire.smpp_receipt import DeliveryReceipt, read_receipt, write_receipt
 
 octet = st.integers(0, 255)
