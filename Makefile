@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo doctor test peers check lock clean
+.PHONY: help run demo doctor test peers check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,9 @@ check: $(VENV)/installed-dev  ## ruff, mypy strict, import-linter, deptry
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+
+map: $(VENV)/installed  ## draw the README's map again, from the modules' docstrings
+	$(BIN)/python tests/deploy/test_readme.py
 
 lock:  ## pin the dependencies again, with hashes and without host names (needs uv)
 	UV_PYTHON_DOWNLOADS=never uv pip compile --universal --generate-hashes --no-annotate --no-header \

@@ -24,18 +24,14 @@ def draw_map() -> str:
     """What stands between the README's map marks."""
     lines: list[str] = []
     for package in PACKAGES:
-        lines += [
-            "",
-            f"**`{package}/`** {purpose(ROOT / package / '__init__.py')}",
-            "",
-            "| module | purpose |",
-            "|---|---|",
-        ]
+        summary = f"<summary><b>{package}/</b> {purpose(ROOT / package / '__init__.py')}</summary>"
+        lines += ["", "<details>", summary, "", "| module | purpose |", "|---|---|"]
         lines += [
             f"| `{module.relative_to(ROOT / package)}` | {purpose(module)} |"
             for module in sorted((ROOT / package).rglob("*.py"), key=lambda path: (len(path.parts), path))
             if not module.name.startswith("__")
         ]
+        lines += ["", "</details>"]
     return "\n".join([*lines, ""])
 
 
@@ -47,7 +43,7 @@ def test_every_module_says_its_purpose() -> None:
 
 
 def test_the_map_is_made_of_the_modules_words() -> None:
-    """Draw it again with `python tests/deploy/test_readme.py`."""
+    """`make map` draws it again."""
     shown = README.split("<!-- map -->")[1].split("<!-- end of map -->")[0]
     assert shown.strip() == draw_map().strip()
 
