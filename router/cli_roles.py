@@ -24,7 +24,7 @@ log_level = click.option("--log-level", type=LEVELS, default="info", show_defaul
 @click.pass_obj
 def web(session: Session, log_level: str) -> None:
     """Answer HTTP: API, webhooks, chat, console; hold mailboxes open."""
-    from router.web.app import run_web  # noqa: PLC0415 - a role loads its own loop only
+    from router.web.serve import run_web  # noqa: PLC0415 - a role loads its own loop only
 
     _run(session, log_level, "web", run_web)
 

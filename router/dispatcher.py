@@ -1,11 +1,9 @@
 """The data plane of one process: senders for its endpoints, a planner, listeners, the beat, the bell."""
 
 import asyncio
-import os
-import secrets
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
@@ -21,17 +19,15 @@ from router.sender import Sender
 from router.store import keys
 from router.store.redis import StoreUnavailable
 from router.switchboard import Switchboard
+from router.workers import keep_beating, worker_name
 
-BEAT_S = 1.0
+if TYPE_CHECKING:
+    from router.runtime import Runtime
+
 SWEEP_S = 1.0
 SWEEP_MAX = 200
 
 log = structlog.get_logger()
-
-
-def worker_name(role: str) -> str:
-    """Names a process: role, host, pid and a random part, so that a restarted one is somebody else."""
-    return f"{role}-{socket.gethostname()[:20]}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 @dataclass(slots=True)
@@ -60,7 +56,7 @@ class Dispatcher:
         log.info("dispatcher.started", worker=self.worker, endpoints=sorted(mine))
         async with asyncio.TaskGroup() as group:
             group.create_task(self.desk.run())
-            group.create_task(self._beat(senders))
+            group.create_task(keep_beating(self.core, self.worker, "dispatch", lambda: _tallies(senders)))
             group.create_task(self._hear_bells(senders, planner))
             group.create_task(planner.run())
             group.create_task(self._sweep(mine))
@@ -68,17 +64,6 @@ class Dispatcher:
                 group.create_task(senders[endpoint].run())
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "dispatch":
                     group.create_task(listen_alone(self.core, endpoint, adapter, self.switchboard.accept, alone=False))
-
-    async def _beat(self, senders: Mapping[EndpointId, Sender]) -> None:
-        while True:
-            facts: dict[str, object] = {
-                str(endpoint): [one.tally.begun, one.tally.sent, one.tally.throttled] for endpoint, one in senders.items()
-            }
-            try:
-                await self.core.board.beat(self.worker, "dispatch", self.core.clock.now(), facts)
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("beat.failed", error=type(error).__name__)
-            await self.core.clock.sleep(BEAT_S)
 
     async def _hear_bells(self, senders: Mapping[EndpointId, Sender], planner: Planner) -> None:
         """Bells only save waiting: every loop also looks by itself."""
@@ -119,3 +104,13 @@ class Dispatcher:
                     await self.core.store.receipt(token, "undelivered", reason="no_receipt", permanent=False)
                 else:
                     await self.core.store.forget_receipt(shard, endpoint, token)
+
+
+def _tallies(senders: Mapping[EndpointId, Sender]) -> dict[str, object]:
+    return {str(endpoint): [one.tally.begun, one.tally.sent, one.tally.throttled] for endpoint, one in senders.items()}
+
+
+async def run_dispatcher(runtime: "Runtime", channels: Collection[Channel] = ()) -> None:
+    """Dispatch until cancelled; what `throughline dispatch` does."""
+    dispatcher = Dispatcher(runtime.core, runtime.switchboard, runtime.adapters, runtime.desk, worker_name("dispatch"))
+    await dispatcher.run(tuple(channels))

@@ -18,7 +18,6 @@ PROMPT_EVERY_S = 600
 """One prompt an address in ten minutes: whoever does not read it is not asked again and again."""
 CODE_TTL_S = 600
 CODE_TRIES_MAX = 5
-EXAMPLE = "4F2K9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,7 @@ class Holding:
         if not await self.core.store.redis.call("SET", asked, "1", "NX", "EX", PROMPT_EVERY_S):
             return
         locale = event.locale or self.core.settings.default_locale
-        values = {"example": EXAMPLE} if held.prompt_key == "prompt.reference" else {}
-        await self.say(at, self.core.wording.say(held.prompt_key, locale, **values), Kind.PROMPT)
+        await self.say(at, self.core.wording.prompt(held.prompt_key, locale), Kind.PROMPT)
         if held.why is Why.CLAIM and held.candidates:
             await self._send_code(at, held.candidates[0])
 

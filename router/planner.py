@@ -21,6 +21,8 @@ POLL_S = 0.5
 UNREACHABLE_S = 7 * 24 * 3600.0
 """After a provider said that nobody is at an address."""
 MISCONFIGURED_PARK_S = 5.0
+MOVES_AT_ONCE = frozenset({"rejected", "unreachable", "undelivered", "no_consent", ""})
+"""What is about this message or this address, not about an endpoint's health, waits for no minute."""
 CONTENT_REASONS = frozenset(
     {Reason.EXCLUDED_BY_ATTEMPT, Reason.NO_BINDING, Reason.BOUND_ELSEWHERE, Reason.TEXT_TOO_LONG, Reason.CLASS_FORBIDS}
 )
@@ -147,6 +149,12 @@ class Planner:
         request = request_of(self.core, facts, bindings, now)
         route = choose_route(request, views)
         best = route.best
+        interval = self.core.settings.failover.one_move_per_s
+        moved_lately = facts.moved_at and now - facts.moved_at < interval and facts.why not in MOVES_AT_ONCE
+        if best is not None and moved_lately and best.endpoint != facts.endpoint:
+            until = facts.moved_at + interval
+            park = Park(facts.conversation_id, facts.side, facts.epoch, until, "moved_lately")
+            return park, self._decision(facts, DecisionKind.PARKED, route, now, "Moved less than a minute ago.")
         if best is not None and best.address is not None:
             reason = facts.why or "routed"
             change = Rebind(

@@ -33,7 +33,6 @@ from router.domain.matching import (
     MatchFacts,
     Opens,
     Spoken,
-    Why,
     claimed_references,
     match_inbound,
     searched_text,
@@ -220,8 +219,7 @@ class Reception:
     ) -> Accepted:
         match = match_inbound(event, await self._facts(event, sender))
         if not isinstance(match, Joins):
-            held = match if isinstance(match, Held) else Held(Why.AMBIGUOUS, "prompt.reference", ())
-            return await self._by_match(event, sender, held, content, key)
+            return await self._by_match(event, sender, match, content, key)
         shard = shard_of(match.conversation_id)
         now = self.core.clock.now()
         message = replace(
@@ -292,23 +290,26 @@ class Reception:
         records = await asyncio.gather(*(self.core.store.conversation(one) for one in dict.fromkeys(open_ids + recent)))
         known = {one.id: one for one in records if one is not None and not one.id.startswith("h")}
         mine = set(open_ids) | (set(recent) if sender.agent else set())
-        claims = {}
-        for reference in claimed_references(searched_text(event)):
+        claims: dict[str, str] = {}
+        own_closed: dict[str, str] = {}
+        people = {one.id for one in sender.customers}
+        for reference in () if event.automatic else claimed_references(searched_text(event)):
             if owner := await self.core.people.by_reference(reference):
-                claims[reference] = owner
-        if event.automatic:
-            claims = {}
+                conversation = await self.core.store.conversation(owner)
+                is_own = conversation is not None and conversation.customer_id in people
+                (own_closed if is_own else claims)[reference] = owner
         return MatchFacts(
             now=self.core.clock.now(),
             token_conversation=await self._token_conversation(event),
             thread=await self._thread(event, shard),
-            references={one.reference: one.id for one in known.values() if one.open and one.id in mine},
+            references={one.reference: one.id for one in known.values() if one.open and one.id in mine} | own_closed,
             claims=claims,
             spoken=[
                 Spoken(one, known[one].customer_id, over[one], open=known[one].open) for one in recent if one in known
             ],
             open_conversations=sorted(open_ids),
             customers=tuple(one.id for one in sender.customers),
+            from_agent=sender.agent is not None and not sender.customers,
         )
 
     async def _token_conversation(self, event: InboundMessage) -> str:

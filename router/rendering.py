@@ -51,7 +51,15 @@ async def gather_matter(core: Core, conversation_id: str, *, side: SideName = Si
         last_reply=said[-1].content.text if said else "",
         history=tuple(_line(core, one) for one in messages if one.kind is Kind.MESSAGE),
         mail_thread=thread,
+        connect_to=await _agent_number(core, conversation.assignee),
     )
+
+
+async def _agent_number(core: Core, assignee: str) -> str:
+    """The assigned agent's phone; a caller may be connected where the endpoint's settings allow the number."""
+    agent = await core.people.agent(assignee) if assignee else None
+    numbers = [one.address.value for one in agent.bindings if one.address.channel is Channel.PHONE] if agent else []
+    return numbers[0] if numbers else ""
 
 
 async def render(core: Core, leased: Leased) -> OutboundMessage:

@@ -1,0 +1,42 @@
+"""How processes are named on the board, and how they say that they live."""
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+
+import structlog
+from redis.exceptions import RedisError
+
+from router.core import Core
+
+BEAT_S = 1.0
+
+log = structlog.get_logger()
+
+
+def worker_name(role: str) -> str:
+    """Names a process: role, host, pid and a random part, so that a restarted one is somebody else."""
+    return f"{role}-{socket.gethostname()[:20]}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def _no_facts() -> Mapping[str, object]:
+    return {}
+
+
+async def keep_beating(
+    core: Core, worker: str, role: str, facts: Callable[[], Mapping[str, object]] = _no_facts
+) -> None:
+    """Beat every second until cancelled, with what this worker has to tell; at a clean end, take the name away."""
+    try:
+        while True:
+            try:
+                await core.board.beat(worker, role, core.clock.now(), facts())
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("beat.failed", error=type(error).__name__)
+            await core.clock.sleep(BEAT_S)
+    finally:
+        try:
+            await core.board.forget_worker(worker)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.info("beat.left_behind", error=type(error).__name__)
