@@ -41,7 +41,7 @@ def test_start_words_are_recognised(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["help", "INFO", "ayuda", "Aide", "Hilfe!"])
 def test_help_words_are_recognised(text: str) -> None:
-    """As carriers ask for."""
+    """As the networks ask for."""
     assert opt_keyword(text) == "help"
 
 
