@@ -51,6 +51,11 @@ def outbox_key(session: str) -> str:
     return f"out:{session}"
 
 
+def talk_key(session: str) -> str:
+    """Where the id of the conversation that a session last spoke in stands."""
+    return f"talk:{session}"
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
     """One message on its way to a browser; its number is its place in the outbox."""

@@ -18,7 +18,7 @@ from health.report import EndpointId
 from router.settings import Settings
 from router.switchboard import Switchboard
 from router.web.chat_frames import FRAME_MAX
-from router.web.chat_hub import ChatBell, ChatHub
+from router.web.chat_hub import ChatHub
 from router.web.chat_socket import ChatSocket
 
 HEARTBEAT_S = 20.0
@@ -41,7 +41,7 @@ FILES = {
 
 
 class ChatRuntime(Protocol):
-    """What web chat needs of the runtime. A `chat_bell` attribute of type `ChatBell` is used where there is one."""
+    """What web chat needs of the runtime."""
 
     @property
     def settings(self) -> Settings:
@@ -109,7 +109,6 @@ def _doors(runtime: ChatRuntime) -> Iterator[Door]:
 
 
 def _hub(door: Door, runtime: ChatRuntime) -> ChatHub:
-    bell: ChatBell | None = getattr(runtime, "chat_bell", None)
     return ChatHub(
         door,
         organisation=runtime.settings.organisation,
@@ -117,7 +116,6 @@ def _hub(door: Door, runtime: ChatRuntime) -> ChatHub:
         switchboard=runtime.switchboard,
         store=runtime.adapter_store(door.endpoint),
         clock=runtime.clock,
-        bell=bell,
     )
 
 

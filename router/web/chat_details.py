@@ -4,6 +4,7 @@ import phonenumbers
 
 from channels.messages import Address, Channel
 from channels.wire.mail_address import normalise_mailbox
+from health.report import EndpointId
 from router.domain.conversation import Binding
 from router.switchboard import Switchboard
 from router.web.chat_frames import Details
@@ -23,7 +24,9 @@ ORDER = {Channel.SMS: 1, Channel.EMAIL: 2}
 """After the chat itself; a text message is seen sooner than a mail."""
 
 
-async def leave_details(switchboard: Switchboard, session: str, details: Details, locale: str) -> str:
+async def leave_details(
+    switchboard: Switchboard, endpoint: EndpointId, session: str, details: Details, locale: str
+) -> str:
     """Add what the customer left to their bindings; empty, or why it was refused, machine-readable.
 
     All or nothing. A binding that is there stays as it is: a form cannot unverify it, nor undo a STOP.
@@ -35,7 +38,7 @@ async def leave_details(switchboard: Switchboard, session: str, details: Details
         addresses = _addresses(details)
     except ValueError as error:
         return str(error)
-    customers = await switchboard.find_customers(Address(Channel.CHAT, session))
+    customers = await switchboard.find_customers(Address(Channel.CHAT, session), endpoint)
     if not customers:
         return "say_first"
     customer = customers[0]

@@ -4,23 +4,24 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import structlog
 
-from channels.chat.session import BEAT_EVERY_S, BEAT_KEY, OUTBOX_TTL_S, Door
+from channels.chat.session import BEAT_EVERY_S, BEAT_KEY, OUTBOX_TTL_S, Door, outbox_key
 from channels.errors import LocalFault
 from channels.tools import AdapterStore, Clock
 from health.report import Status
-from router.store.redis import StoreUnavailable as StoreFault
 from router.switchboard import StoreUnavailable, Switchboard
 
 if TYPE_CHECKING:
     from router.web.chat_socket import ChatSocket
 
-STORE_TROUBLE = (LocalFault, StoreFault, StoreUnavailable)
+STORE_TROUBLE = (LocalFault, StoreUnavailable)
 """Redis is not there: ours alone, and it passes."""
 TICK_S = 0.25
+"""How often every outbox is looked into while the store cannot say which one grew."""
+LISTEN_AGAIN_TICKS = 8
 LOOK_EVERY_S = 2.0
 SOCKETS_MAX = 10_000
 """In one process; more are turned away with 503."""
@@ -32,35 +33,12 @@ SAY_BURST = 10.0
 log = structlog.get_logger()
 
 
-class ChatBell(Protocol):
-    """Wakes whoever waits for a session's outbox."""
+@runtime_checkable
+class Listenable(Protocol):
+    """A store that says which of its lists grew."""
 
-    async def wait(self, session: str, timeout_s: float) -> None:
-        """Return when there may be more in the outbox of `session`, or after `timeout_s`, whichever comes first."""
-
-
-class TickingBell:
-    """The bell of a process without one: rings for everybody four times a second.
-
-    All sessions wake in the same loop tick, so the store gathers their reads into one round trip.
-    """
-
-    def __init__(self) -> None:
-        self._tick = asyncio.Event()
-
-    async def run(self) -> None:
-        """Ring until cancelled."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            tick, self._tick = self._tick, asyncio.Event()
-            tick.set()
-
-    async def wait(self, session: str, timeout_s: float) -> None:
-        """Return at the next tick; every session's is the same one."""
-        del session
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._tick.wait()
+    def listen(self) -> AsyncIterator[str]:
+        """Their keys, as they grow; ends or raises when the store goes away."""
 
 
 @dataclass(slots=True)
@@ -101,7 +79,6 @@ class ChatHub:
         switchboard: Switchboard,
         store: AdapterStore,
         clock: Clock,
-        bell: ChatBell | None,
     ) -> None:
         self.door = door
         self.organisation = organisation
@@ -109,8 +86,6 @@ class ChatHub:
         self.switchboard = switchboard
         self.store = store
         self.clock = clock
-        self._ticking = TickingBell()
-        self.bell: ChatBell = bell or self._ticking
         self.trouble = ""
         """Why chat is in trouble, or empty."""
         self._talks: dict[str, _Talk] = {}
@@ -124,7 +99,7 @@ class ChatHub:
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Beat, look and ring until left; then close every socket, so that browsers go to another process."""
-        loops = (self._beat(), self._watch(), self._ticking.run())
+        loops = (self._beat(), self._watch(), self._ring())
         tasks = [asyncio.create_task(loop, name=f"chat {self.door.endpoint}") for loop in loops]
         try:
             yield
@@ -138,8 +113,7 @@ class ChatHub:
 
     async def close(self) -> None:
         """Say goodbye to every browser; it comes back elsewhere, or here once we are back."""
-        sockets = [socket for talk in self._talks.values() for socket in talk.sockets]
-        await asyncio.gather(*(socket.leave("going away") for socket in sockets))
+        await asyncio.gather(*(socket.leave("going away") for socket in self._open()))
 
     async def join(self, socket: "ChatSocket") -> None:
         """One more open socket of its session."""
@@ -205,15 +179,41 @@ class ChatHub:
     async def _set_trouble(self, why: str) -> None:
         if bool(why) != bool(self.trouble):
             log.info("chat.trouble_changed", endpoint=self.door.endpoint, trouble=why)
-            sockets = [socket for talk in self._talks.values() for socket in talk.sockets]
             self.trouble = why
-            await asyncio.gather(*(socket.tell({"type": "trouble", "on": bool(why)}) for socket in sockets))
+            await asyncio.gather(*(socket.tell({"type": "trouble", "on": bool(why)}) for socket in self._open()))
         self.trouble = why
 
     async def _moved(self, conversation_id: str) -> None:
         if not conversation_id:
             return
-        for talk in list(self._talks.values()):
-            for socket in list(talk.sockets):
-                if socket.conversation_id == conversation_id:
-                    await socket.tell_place()
+        for socket in self._open():
+            if socket.conversation_id == conversation_id:
+                await socket.tell_place()
+
+    def _open(self) -> list["ChatSocket"]:
+        return [socket for talk in self._talks.values() for socket in talk.sockets]
+
+    async def _ring(self) -> None:
+        """Wake the sockets whose outbox grew; while the store does not say which, wake all of them by the tick.
+
+        All wake in one loop tick, so the store gathers their reads into one round trip.
+        """
+        while True:
+            if isinstance(self.store, Listenable):
+                listening = asyncio.create_task(self._hear(self.store))
+                try:
+                    await asyncio.wait({listening})
+                finally:
+                    listening.cancel()
+                if not listening.cancelled() and (fault := listening.exception()):
+                    log.warning("chat.bell_lost", endpoint=self.door.endpoint, reason=type(fault).__name__)
+            for _ in range(LISTEN_AGAIN_TICKS):
+                await asyncio.sleep(TICK_S)
+                for socket in self._open():
+                    socket.rung.set()
+
+    async def _hear(self, store: Listenable) -> None:
+        async for key in store.listen():
+            talk = self._talks.get(key.removeprefix(outbox_key("")))
+            for socket in talk.sockets if talk else ():
+                socket.rung.set()

@@ -9,10 +9,18 @@ import structlog
 from aiohttp import WSMsgType, web
 from pydantic import ValidationError
 
-from channels.chat.session import OutboxEntry, new_session, outbox_key, read_session, sign_session
+from channels.chat.session import (
+    OUTBOX_TTL_S,
+    OutboxEntry,
+    new_session,
+    outbox_key,
+    read_session,
+    sign_session,
+    talk_key,
+)
 from channels.messages import Address, Channel, InboundMessage, ReceiptEvent, ReceiptState
 from channels.text import clean_text
-from router.switchboard import SwitchboardError
+from router.switchboard import ConversationView, NotFound, SwitchboardError
 from router.web.chat_details import leave_details
 from router.web.chat_frames import FRAMES, Details, Hello, Ping, Say, Seen
 from router.web.chat_hub import STORE_TROUBLE, Allowance, ChatHub
@@ -24,6 +32,7 @@ SEND_WITHIN_S = 10.0
 ACCEPT_WITHIN_S = 10.0
 BELL_WITHIN_S = 5.0
 """A bell that was lost costs no more than this."""
+GAP_S = 0.1
 WINDOW = 32
 """Messages on their way to one browser that it has not acknowledged."""
 WAIT_S = 2.0
@@ -50,7 +59,8 @@ class ChatSocket:
         self._locale = ""
         self._number = 0
         self._unseen: dict[int, str] = {}
-        self._room = asyncio.Event()
+        self.rung = asyncio.Event()
+        """Set when there may be something to deliver."""
         self._place: Mapping[str, object] = {}
         self._frames = Allowance(FRAMES_PER_S, FRAMES_BURST, hub.clock.monotonic())
         self._forms = 0
@@ -64,10 +74,11 @@ class ChatSocket:
         token = read_session(self.hub.secret, self.hub.door.endpoint, hello.token)
         self.session = token or new_session()
         self._locale = hello.locale
-        self._number = hello.cursor if token else 0
         await self.hub.join(self)
         deliver: asyncio.Task[None] | None = None
         try:
+            if token:
+                self._number = await self._cursor(hello.cursor)
             await self._welcome(resumed=token is not None)
             deliver = asyncio.create_task(self._deliver(), name="chat delivery")
             await self._listen()
@@ -131,6 +142,7 @@ class ChatSocket:
                 "type": "welcome",
                 "token": sign_session(self.hub.secret, door.endpoint, self.session),
                 "resumed": resumed,
+                "cursor": self._number,
                 "title": door.title,
                 "organisation": self.hub.organisation,
                 "ask_details": door.ask_details,
@@ -138,7 +150,7 @@ class ChatSocket:
         )
         if self.hub.trouble:
             await self.tell({"type": "trouble", "on": True})
-        view = await find_conversation(self.hub.switchboard, door.endpoint, self.session) if resumed else None
+        view = await self._conversation() if resumed else None
         if view is None:
             return
         self.conversation_id = view.conversation.id
@@ -150,6 +162,25 @@ class ChatSocket:
             part, lines = lines[: max(taken, 1)], lines[max(taken, 1) :]
             await self.tell({"type": "history", "lines": part})
         await self._tell_place(place_of(view, door.endpoint, self.session).frame())
+
+    async def _cursor(self, claimed: int) -> int:
+        """Where to go on. An outbox that ran out, or was lost, numbers from 1 again: then everything is new."""
+        if claimed and await self.hub.store.read_after(outbox_key(self.session), claimed - 1, 1):
+            return claimed
+        return 0
+
+    async def _conversation(self) -> ConversationView | None:
+        """The one this session last spoke in, open or not; else the one that was brought to it."""
+        with contextlib.suppress(NotFound):
+            if last := await self.hub.store.get(talk_key(self.session)):
+                return await self.hub.switchboard.conversation(last)
+        return await find_conversation(self.hub.switchboard, self.hub.door.endpoint, self.session)
+
+    async def _remember(self, conversation_id: str) -> None:
+        if conversation_id and conversation_id != self.conversation_id:
+            self.conversation_id = conversation_id
+            with contextlib.suppress(*STORE_TROUBLE):
+                await self.hub.store.put(talk_key(self.session), conversation_id, OUTBOX_TTL_S)
 
     async def _listen(self) -> None:
         async for message in self._socket:
@@ -204,7 +235,7 @@ class ChatSocket:
         except SwitchboardError as error:
             await self.tell({"type": "refused", "id": say.id, "reason": error.reason, "words": error.words})
             return
-        self.conversation_id = accepted.conversation_id or self.conversation_id
+        await self._remember(accepted.conversation_id)
         reference = self._place.get("reference", "")
         taken = {"type": "taken", "id": say.id, "message": accepted.message_id, "at": now, "reference": reference}
         await self.tell(taken)
@@ -230,7 +261,7 @@ class ChatSocket:
                 log.warning("chat.receipt_not_taken", endpoint=self.hub.door.endpoint, reason=type(fault).__name__)
                 return
             del self._unseen[number]
-            self._room.set()
+            self.rung.set()
         elif number > self._number:
             return
         await self.tell({"type": "noted", "number": number})
@@ -241,7 +272,9 @@ class ChatSocket:
             await self.tell({"type": "details_refused", "reason": "too_many"})
             return
         try:
-            refused = await leave_details(self.hub.switchboard, self.session, details, self._locale)
+            refused = await leave_details(
+                self.hub.switchboard, self.hub.door.endpoint, self.session, details, self._locale
+            )
         except (*STORE_TROUBLE, SwitchboardError) as fault:
             log.warning("chat.details_not_taken", endpoint=self.hub.door.endpoint, reason=type(fault).__name__)
             return
@@ -255,20 +288,23 @@ class ChatSocket:
         """Bring what is in the outbox after the browser's cursor, at most `WINDOW` ahead of its acknowledgements."""
         key = outbox_key(self.session)
         while not self._socket.closed:
+            self.rung.clear()
             room = WINDOW - len(self._unseen)
-            if room <= 0:
-                self._room.clear()
-                await self._room.wait()
-                continue
             try:
-                entries = await self.hub.store.read_after(key, self._number, room)
+                entries = await self.hub.store.read_after(key, self._number, room) if room > 0 else []
+                if entries and entries[0][0] > self._number + 1:
+                    # Two senders may number their entries before they put them in: give the earlier one its chance.
+                    await asyncio.sleep(GAP_S)
+                    entries = await self.hub.store.read_after(key, self._number, room)
             except STORE_TROUBLE:
                 await asyncio.sleep(WAIT_S)
                 continue
             for number, text in entries:
                 await self._bring(number, text)
             if not entries:
-                await self.hub.bell.wait(self.session, BELL_WITHIN_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(BELL_WITHIN_S):
+                        await self.rung.wait()
 
     async def _bring(self, number: int, text: str) -> None:
         self._number = number
@@ -278,7 +314,7 @@ class ChatSocket:
             log.warning("chat.entry_unreadable", endpoint=self.hub.door.endpoint, number=number)
             return
         self._unseen[number] = entry.token
-        if not self.conversation_id:
+        if not self.conversation_id and entry.conversation.startswith("v"):
             self.conversation_id = entry.conversation
         await self.tell(
             {

@@ -90,7 +90,7 @@ async def find_conversation(switchboard: Switchboard, endpoint: EndpointId, sess
     address = Address(Channel.CHAT, session)
     views: list[ConversationView] = []
     try:
-        for customer in (await switchboard.find_customers(address))[:CUSTOMERS_MAX]:
+        for customer in (await switchboard.find_customers(address, endpoint))[:CUSTOMERS_MAX]:
             page = await switchboard.conversations(open_only=False, customer_id=customer.id, limit=50)
             views.extend(page.items)
     except NotFound:

@@ -1,8 +1,8 @@
 """A web chat on a real socket, with a switchboard in memory that keeps what it accepts and can be told to fail."""
 
 import asyncio
-import importlib.util
-import sys
+import contextlib
+import time
 import types
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -37,73 +37,10 @@ from router.domain.conversation import (
     Side,
     SideName,
 )
-
-CHAT = EndpointId("chat/web")
-SMS = EndpointId("sms/sandbox")
-
-
-def _shim() -> None:
-    """Stand in for the switchboard's module while it is being written."""
-    module = types.ModuleType("router.switchboard")
-
-    class SwitchboardError(Exception):
-        def __init__(self, reason: str, words: str) -> None:
-            super().__init__(words)
-            self.reason, self.words = reason, words
-
-    @dataclass(frozen=True)
-    class ConversationView:
-        conversation: Any
-        customer: Any
-        customer_side: Any
-        agent_side: Any
-        last_text: str
-
-    @dataclass(frozen=True)
-    class Page:
-        items: list[Any]
-        next_cursor: str | None
-
-    @dataclass(frozen=True)
-    class EndpointState:
-        id: Any
-        channel: Any
-        provider: str
-        out: Any
-        in_: Any
-        since: float
-        reason: str
-        words: str
-        gate_open: bool
-        forced: str
-        share: float
-        due: int
-        capabilities: Any
-
-    @dataclass(frozen=True)
-    class JournalEntry:
-        id: str
-        at: float
-        kind: str
-        conversation_id: str
-        message_id: str
-        endpoint: str
-        facts: Any
-
-    for name in ("NotFound", "StoreUnavailable", "Invalid", "Conflict"):
-        setattr(module, name, type(name, (SwitchboardError,), {}))
-    for one in (SwitchboardError, ConversationView, Page, EndpointState, JournalEntry):
-        setattr(module, one.__name__, one)
-    module.Switchboard = object  # type: ignore[attr-defined]
-    module.Sent = object  # type: ignore[attr-defined]
-    sys.modules["router.switchboard"] = module
-
-
-if importlib.util.find_spec("router.switchboard") is None:
-    _shim()
-
-from router.settings import Settings  # noqa: E402
-from router.switchboard import (  # noqa: E402
+from router.settings import Settings
+from router.store.adapter_store import RedisAdapterStore
+from router.store.redis import Pipelined, connect
+from router.switchboard import (
     ConversationView,
     EndpointState,
     JournalEntry,
@@ -111,15 +48,16 @@ from router.switchboard import (  # noqa: E402
     Page,
     StoreUnavailable,
 )
-from router.web.chat import add_routes  # noqa: E402
+from router.web.chat import add_routes
+
+CHAT = EndpointId("chat/web")
+SMS = EndpointId("sms/sandbox")
 
 
 class Clock:
     """The real one."""
 
     def now(self) -> float:
-        import time
-
         return time.time()
 
     def monotonic(self) -> float:
@@ -127,36 +65,6 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-class MemoryStore:
-    """An adapter store in memory."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-        self.lists: dict[str, list[str]] = {}
-
-    async def get(self, key: str) -> str | None:
-        return self.values.get(key)
-
-    async def put(self, key: str, value: str, ttl_s: float) -> None:
-        self.values[key] = value
-
-    async def add(self, key: str, value: str, ttl_s: float) -> bool:
-        return self.values.setdefault(key, value) is value
-
-    async def delete(self, key: str) -> None:
-        self.values.pop(key, None)
-
-    async def collect(self, key: str, part: int, value: str, ttl_s: float) -> dict[int, str]:
-        raise NotImplementedError
-
-    async def append(self, key: str, value: str, ttl_s: float) -> int:
-        self.lists.setdefault(key, []).append(value)
-        return len(self.lists[key])
-
-    async def read_after(self, key: str, number: int, count: int) -> list[tuple[int, str]]:
-        return list(enumerate(self.lists.get(key, []), 1))[number : number + count]
 
 
 @dataclass
@@ -175,7 +83,7 @@ class FakeSwitchboard:
 
     def _check(self) -> None:
         if self.broken:
-            raise StoreUnavailable("store_unavailable", "Redis is away")
+            raise StoreUnavailable("Redis is away")
 
     async def accept(self, event: InboundMessage | ReceiptEvent) -> Accepted:
         self._check()
@@ -228,7 +136,7 @@ class FakeSwitchboard:
         self.views[talk] = replace(view, customer_side=side)
         self.entries.put_nowait(JournalEntry("0:2-0", 2.0, "side.rebound", talk, "", endpoint, {}))
 
-    async def find_customers(self, address: Address) -> list[Customer]:
+    async def find_customers(self, address: Address, endpoint: EndpointId | None = None) -> list[Customer]:
         self._check()
         return [c for c in self.customers.values() if any(b.address == address for b in c.bindings)]
 
@@ -254,9 +162,7 @@ class FakeSwitchboard:
     async def endpoints(self) -> list[EndpointState]:
         self._check()
         up = self.status is not Status.DOWN
-        state = EndpointState(
-            CHAT, Channel.CHAT, "webchat", self.status, Status.UP, 1.0, "", "", up, "", 1.0, 0, None
-        )  # type: ignore[arg-type]
+        state = EndpointState(CHAT, Channel.CHAT, "webchat", self.status, Status.UP, 1.0, "", "", up, "", 1.0, 0, None)  # type: ignore[arg-type]
         return [state]
 
     def set_status(self, status: Status) -> None:
@@ -278,7 +184,7 @@ class House:
     """A running web role with one web chat."""
 
     switchboard: FakeSwitchboard
-    store: MemoryStore
+    store: RedisAdapterStore
     adapter: WebchatAdapter
     url: str
     http: aiohttp.ClientSession
@@ -333,10 +239,12 @@ class Browser:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    """One web chat that `https://shop.example` may embed."""
-    async for one in _open_house():
+async def house(redis_url: str) -> AsyncIterator[House]:
+    """One web chat that `https://shop.example` may embed; outboxes in a real Redis."""
+    redis = connect(redis_url)
+    async with open_house(FakeSwitchboard(), RedisAdapterStore(Pipelined(redis), CHAT)) as one:
         yield one
+    await redis.aclose()
 
 
 @pytest.fixture
@@ -351,8 +259,10 @@ def until() -> Callable[[Callable[[], object]], Any]:
     return wait
 
 
-async def _open_house() -> AsyncIterator[House]:
-    switchboard, store, clock = FakeSwitchboard(), MemoryStore(), Clock()
+@contextlib.asynccontextmanager
+async def open_house(switchboard: Any, store: RedisAdapterStore) -> AsyncIterator[House]:
+    """A web role with one web chat on a free port."""
+    clock = Clock()
     async with aiohttp.ClientSession() as http:
         tools = Tools(CHAT, http, clock, store, None, lambda report: None, "Example Shop", "http://x")  # type: ignore[arg-type]
         adapter = WebchatAdapter(WebchatSettings(id=CHAT, allowed_origins=("https://shop.example",)), tools)

@@ -179,7 +179,7 @@ async def test_the_browser_hears_where_the_talk_went_and_that_it_is_back(house):
     assert (await browser.expect("place"))["here"]
 
 
-async def test_the_browser_hears_of_trouble_and_of_its_end(house, until):
+async def test_the_browser_hears_of_trouble_and_of_its_end(house):
     browser = await house.connect()
     house.switchboard.set_status(Status.SUSPECT)
     assert (await browser.expect("trouble"))["on"] is True
@@ -331,8 +331,10 @@ async def test_the_page_has_a_strict_policy_and_the_widget_is_small(house):
     assert size < 15_000, "bytes over the wire"
 
 
-async def test_the_beat_says_that_a_web_process_is_there(house, until):
-    await until(lambda: "beat" in house.store.values)
+async def test_the_beat_says_that_a_web_process_is_there(house):
+    async with asyncio.timeout(5):
+        while await house.store.get("beat") is None:
+            await asyncio.sleep(0.02)
     await house.adapter.probe()
 
 

@@ -126,7 +126,7 @@ export class Link extends EventTarget {
     if (frame.type === "welcome") {
       this.open = true;
       this.failures = 0;
-      if (!frame.resumed) this.kept.put("cursor", (this.cursor = 0));
+      this.kept.put("cursor", (this.cursor = frame.cursor));
       this.kept.put("token", frame.token);
       this.emit("open");
     } else if (frame.type === "message") {
