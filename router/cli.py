@@ -8,6 +8,7 @@ import click
 
 from router import cli_conversation, cli_doctor, cli_endpoint, cli_failover, cli_key, cli_roles, cli_status, cli_up
 from router.cli_rim import SETTINGS_STATUS, Session, say_fault
+from router.domain.wording import WordingError
 from router.settings import SETTINGS_FILE, SETTINGS_VARIABLE, SettingsError
 
 
@@ -58,6 +59,6 @@ def main() -> None:
     """Run the command that was typed; wrong settings end it with status 2 and one line for each fault."""
     try:
         throughline()
-    except SettingsError as error:
+    except (SettingsError, WordingError) as error:
         say_fault(f"The settings cannot be used; nothing was started.\n{error}")
         sys.exit(SETTINGS_STATUS)

@@ -19,7 +19,7 @@ def key() -> None:
 
 
 @key.command()
-@click.option("--role", required=True, type=click.Choice(list(Role)), help="What it may do.")
+@click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What it may do.")
 @click.option("--name", required=True, help="Whose it is; shown in lists and in the journal.")
 @click.option("--agent", "agent_id", default="", metavar="AGENT", help="The agent who speaks through it.")
 @click.pass_obj

@@ -90,13 +90,17 @@ class Session:
 async def _ask(settings: Settings, question: Callable[["Runtime"], Awaitable[Answer]]) -> Answer:
     # Imported here: commands that need no router start without loading it.
     from router.runtime import open_runtime  # noqa: PLC0415
-    from router.switchboard import SwitchboardError  # noqa: PLC0415
+    from router.switchboard import StoreUnavailable, SwitchboardError  # noqa: PLC0415
 
     async with open_runtime(settings, "cli") as runtime:
         try:
             return await question(runtime)
-        except SwitchboardError as error:
+        except (SwitchboardError, StoreUnavailable) as error:
             raise Fault(error.words) from error
+        except redis.RedisError as error:
+            raise Fault(
+                f"Redis stopped answering: {error}. What was asked may or may not be done: look again."
+            ) from error
 
 
 def with_redis(settings: Settings) -> Settings:

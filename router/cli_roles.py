@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from channels.messages import Channel
-from router.cli_rim import Session
+from router.cli_rim import Fault, Session
 from router.process_tree import end_with_parent
 from router.telemetry import configure_logging
 
@@ -26,11 +26,24 @@ def web(session: Session, log_level: str) -> None:
     """Answer HTTP: API, webhooks, chat, console; hold mailboxes open."""
     from router.web.serve import run_web  # noqa: PLC0415 - a role loads its own loop only
 
-    _run(session, log_level, "web", run_web)
+    place = session.settings.web
+    try:
+        _run(session, log_level, "web", run_web)
+    except OSError as error:
+        raise Fault(
+            f"The web role cannot listen on {place.host}:{place.port}: {error.strerror or error}. Stop what uses that "
+            "port, or choose another: [web] port, or THROUGHLINE_WEB__PORT."
+        ) from error
 
 
 @click.command()
-@click.option("--channel", "names", multiple=True, type=click.Choice(list(Channel)), help="Only this one; repeatable.")
+@click.option(
+    "--channel",
+    "names",
+    multiple=True,
+    type=click.Choice([channel.value for channel in Channel]),
+    help="Only this one; repeatable.",
+)
 @log_level
 @click.pass_obj
 def dispatch(session: Session, names: tuple[str, ...], log_level: str) -> None:

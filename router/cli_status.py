@@ -50,7 +50,8 @@ async def _show_status(runtime: "Runtime") -> None:
     incidents = await runtime.switchboard.incidents(open_only=True)
     out.print(f"\nOpen incidents: {len(incidents) or 'none'}")
     for incident in incidents:
-        out.print(f"  {escape(str(incident.id))}  {escape(', '.join(sorted(incident.endpoints)))}")
+        seen = f"; {incident.acknowledged_by} looks after it" if incident.acknowledged_by else ""
+        out.print(f"  {escape(incident.id)}  {escape(incident.title + seen)}")
     failovers = await runtime.switchboard.failovers()
     out.print(f"Forced failovers: {len(failovers) or 'none'}")
     for failover in failovers:

@@ -21,6 +21,8 @@ from router.settings import PARENT_VARIABLE
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
+SETTINGS_STATUS = 2
+"""A child that ends with it was started wrongly: starting it again changes nothing."""
 STEADY_AFTER_S = 30.0
 """A child that lived this long is sound: its next death begins with the first backoff again."""
 DEATHS_MAX = 10
@@ -179,9 +181,10 @@ class ProcessTree:
             lived_s = time.monotonic() - began
             deaths = 1 if lived_s >= STEADY_AFTER_S else deaths + 1
             last = "\n  ".join(self._tail(child))
-            if deaths >= DEATHS_MAX:
+            if deaths >= DEATHS_MAX or code == SETTINGS_STATUS:
+                how = f"died {deaths} times in a row" if deaths >= DEATHS_MAX else "refuses its settings"
                 self.stop(
-                    f"{child.name} died {deaths} times in a row, so everything was stopped. Its last words in "
+                    f"{child.name} {how}, so everything was stopped. Its last words in "
                     f"{self._log(child)}:\n  {last}\nCorrect what they name and start again."
                 )
                 return

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from channels.contract import Adapter
 from channels.errors import EndpointMisconfigured, EndpointUnavailable, LocalFault
 from channels.registry import CHANNELS, SETTINGS_OF
-from router import cli_doctor, cli_up
+from router import cli_doctor, cli_key, cli_up
 from router.cli import throughline
 from router.cli_endpoint import write_table
 from router.cli_rim import Duration, ago, read_run_file, with_redis, without_password, write_run_file
@@ -121,6 +121,20 @@ def test_up_starts_vendors_first_and_a_dispatcher_for_each_channel() -> None:
     assert names[:2] == ["sandbox", "web"]
     assert {"dispatch-email", "dispatch-chat", "dispatch-sms", "dispatch-phone"} < set(names)
     assert names[-2:] == ["supervise", "clockwork"]
+
+
+def test_every_child_can_be_started_as_it_is_written() -> None:
+    """Its command line is one that we read."""
+    settings = load_settings().model_copy(update={"redis_url": "unix:///x.sock?db=0"})
+    for child in cli_up.children(settings, None):
+        name, *arguments = child.command[3:]
+        throughline.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("role", ["agent", "ops", "admin"])
+def test_roles_of_keys_are_written_as_the_api_writes_them(role: str) -> None:
+    """In lower case."""
+    assert cli_key.create.make_context("create", ["--role", role, "--name", "me"]).params["role"] == role
 
 
 def test_children_are_told_where_redis_and_broker_are(folder: Path) -> None:

@@ -120,6 +120,14 @@ async def test_a_child_that_cannot_live_stops_the_tree_with_its_last_words(tmp_p
         assert running.tree.pids == {}
 
 
+async def test_a_child_that_refuses_its_settings_stops_the_tree_at_once(tmp_path: Path) -> None:
+    """Status 2: starting it again changes nothing."""
+    async with Running(tmp_path, child("wrong", "print('no port'); raise SystemExit(2)")) as running:
+        with pytest.raises(TreeStopped, match=r"(?s)wrong refuses its settings.*no port"):
+            await running.task
+        assert running.said == []
+
+
 @pytest.mark.timeout(30)
 async def test_backoff_doubles(tmp_path: Path) -> None:
     """Between deaths the tree waits longer each time."""
