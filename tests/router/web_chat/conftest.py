@@ -198,13 +198,7 @@ class House:
 
     async def connect(self, *, token: str = "", cursor: int = 0, origin: str = "") -> "Browser":
         """Open a socket and say hello."""
-        headers = {"Origin": origin} if origin else {}
-        socket = await self.http.ws_connect(f"{self.url}/chat/ws", headers=headers)
-        browser = Browser(socket)
-        await browser.send(type="hello", token=token, cursor=cursor, locale="en")
-        welcome = await browser.expect("welcome")
-        browser.token = welcome["token"]
-        return browser
+        return await _browse(self.http, self.url, token=token, cursor=cursor, origin=origin)
 
 
 @dataclass
@@ -236,6 +230,22 @@ class Browser:
     async def say(self, text: str, identity: str = "client-id-1") -> dict[str, Any]:
         await self.send(type="say", id=identity, text=text)
         return await self.expect("taken")
+
+
+async def _browse(
+    http: aiohttp.ClientSession, url: str, *, token: str = "", cursor: int = 0, origin: str = ""
+) -> Browser:
+    headers = {"Origin": origin} if origin else {}
+    browser = Browser(await http.ws_connect(f"{url}/chat/ws", headers=headers))
+    await browser.send(type="hello", token=token, cursor=cursor, locale="en")
+    browser.token = (await browser.expect("welcome"))["token"]
+    return browser
+
+
+@pytest.fixture
+def browse() -> Any:
+    """Opens a socket and says hello."""
+    return _browse
 
 
 @pytest.fixture
