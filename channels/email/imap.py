@@ -346,6 +346,19 @@ def _idle(client: IMAPClient, seconds: float) -> None:
     """Wait until the server tells of something, at most `seconds`; blocks."""
     client.idle()
     # Mail that was announced while we listed is not announced again.
-    if client._imap.response("EXISTS")[1] == [None]:
+    if client._imap.response("EXISTS")[1] == [None] and not _has_unread(client):
         client.idle_check(timeout=seconds)
     client.idle_done()
+
+
+def _has_unread(client: IMAPClient) -> bool:
+    """Whether something came in one packet with what was read: `idle_check` looks at the socket alone, and waits."""
+    sock = client.socket()
+    timeout = sock.gettimeout()
+    sock.setblocking(False)
+    try:
+        return bool(client._imap.file.peek(1))
+    except OSError:
+        return False  # nothing there: what a TLS socket says instead of returning nothing
+    finally:
+        sock.settimeout(timeout)

@@ -29,7 +29,8 @@ IDLE_S = 300.0
 """RFC 5321, section 4.5.3.2.7: five minutes for the next command."""
 LINE_MAX = 100_000
 """Octets in one line. RFC 5321 says 1,000; real mail does not keep to it, and what is refused is lost to us."""
-OFF_THREAD_BYTES = 200_000
+OFF_THREAD_BYTES = 50_000
+"""Mails larger than this are read beside the event loop."""
 REPORT_S = 30.0
 
 log = structlog.get_logger(__name__)

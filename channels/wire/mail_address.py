@@ -62,6 +62,11 @@ def format_mailbox(mailbox: str, name: str) -> ParsedAddress:
         raise ValueError("not a mail address") from error
 
 
+def mend_bytes(text: str) -> str:
+    """Return header text whose raw 8-bit octets, which the standard library keeps as surrogates, are read as UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if not text.isascii() else text
+
+
 def decode_words(raw: str) -> str:
     """Return header text with its encoded words (RFC 2047) decoded, on one line, without control characters."""
     try:

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import cast
 
 from channels.messages import Address, Channel, Event, InboundFile, InboundMessage, ReceiptEvent
-from channels.wire.mail_address import find_mailboxes, find_reply_token
+from channels.wire.mail_address import find_mailboxes, find_reply_token, mend_bytes
 from channels.wire.mail_status import HEADER_MAX, fails_dmarc, header, headers, is_automatic, raw_headers, read_bounce
 from channels.wire.mail_text import HTML_MAX, clean_html, normalise_text, strip_quoted, text_of_html
 from health.report import EndpointId
@@ -19,8 +19,11 @@ from health.report import EndpointId
 REFERENCES_MAX = 20
 PARTS_MAX = 200
 VENDOR_ID_MAX = 200
+BOUNDARIES_MAX = 100
+"""Multiparts within a mail; each nested one slows the library's parser down for every line."""
 
 _MESSAGE_ID = re.compile(r"<[^\s<>]{1,900}>")
+_MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,100}")
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}")
 
 
@@ -73,6 +76,8 @@ def parse_mail(raw: bytes, envelope: Envelope, reading: Reading) -> Event | None
 
     However malformed, what a sender wrote is kept. Raises UnreadableMail when no sender is named.
     """
+    if raw.count(b"boundary=") > BOUNDARIES_MAX:
+        return _read(_flatten(raw), raw, envelope, reading)
     try:
         return _read(message_from_bytes(raw, _class=EmailMessage, policy=_POLICY), raw, envelope, reading)
     except _LIBRARY_TRIPPED:
@@ -134,7 +139,7 @@ def _read_message(mail: EmailMessage, raw: bytes, envelope: Envelope, reading: R
         text=own,
         sent_at=_read_date(mail, envelope.received_at),
         recipient=recipients[0] if recipients else "",
-        html=clean_html(html) if html and len(html) <= HTML_MAX else None,
+        html=clean_html(html) if html else None,
         subject=subject or None,
         files=files,
         sender_name=name,
@@ -174,7 +179,7 @@ def _read_body(mail: EmailMessage) -> tuple[str, str, list[Message]]:
 def _content_of(part: Message) -> str:
     content = part.get_payload(decode=True)
     if not isinstance(content, bytes):
-        return str(part.get_payload())
+        return mend_bytes(str(part.get_payload()))
     for charset in (part.get_content_charset("utf-8"), "utf-8"):
         try:
             return content.decode(charset)
@@ -201,7 +206,8 @@ def _read_files(
             dropped.append(f"{name}, {len(content):,} bytes")
             continue
         total += len(content)
-        files.append(InboundFile(name, part.get_content_type(), content))
+        kind = part.get_content_type()
+        files.append(InboundFile(name, kind if _MEDIA_TYPE.fullmatch(kind) else "application/octet-stream", content))
     return tuple(files), dropped
 
 
@@ -228,8 +234,8 @@ def _bytes_of(part: Message) -> bytes:
 
 
 def _file_name(part: Message) -> str:
-    name = part.get_filename("")
-    name = re.sub(r"[\x00-\x1f\x7f/\\]+", "_", " ".join(name.split())).strip(". ")[:150]
+    name = mend_bytes(part.get_filename(""))
+    name = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029/\\]+", "_", " ".join(name.split())).strip(". ")[:150]
     if name:
         return name
     return "mail.eml" if part.get_content_type() == "message/rfc822" else "file"

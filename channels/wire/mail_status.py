@@ -7,7 +7,7 @@ from email.message import EmailMessage, Message
 
 from channels.messages import ReceiptState
 from channels.wire.mail import ATTEMPT_HEADER
-from channels.wire.mail_address import decode_words
+from channels.wire.mail_address import decode_words, mend_bytes
 
 HEADER_MAX = 16_000
 """Longest header value looked at, in characters: the library's header parser is not linear."""
@@ -44,7 +44,7 @@ def headers(mail: Message, name: str) -> list[str]:
 def raw_headers(mail: Message, name: str) -> list[str]:
     """Return all values of a header as they came, bounded; at most 50."""
     wanted = name.lower()
-    return [str(value)[:HEADER_MAX] for key, value in mail.raw_items() if key.lower() == wanted][:50]
+    return [mend_bytes(str(value)[:HEADER_MAX]) for key, value in mail.raw_items() if key.lower() == wanted][:50]
 
 
 def read_bounce(mail: EmailMessage) -> Bounce | None:

@@ -68,6 +68,7 @@ class Imap:
     fetched: list[int] = field(default_factory=list)
     logins: int = 0
     idling: int = 0
+    comes_with_idle: bool = False
     _changed: set[asyncio.Event] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
@@ -160,6 +161,10 @@ class Imap:
         self._changed.add(changed)
         self.idling += 1
         writer.write(b"+ idling\r\n")
+        if self.comes_with_idle:
+            self.comes_with_idle = False
+            self.add(99)
+            writer.write(b"* 1 EXISTS\r\n")
         done = asyncio.ensure_future(reader.readline())
         try:
             while not done.done():
@@ -360,6 +365,13 @@ async def test_a_silent_connection_is_noticed(world: World) -> None:
     await until(lambda: world.imap.idling == 1)
     world.imap.add(1, announce=False)
     await until(lambda: world.texts() == ["Mail 1"])
+
+
+async def test_news_in_one_packet_with_the_answer_to_idle_is_seen(world: World) -> None:
+    """Mail that is announced in the packet that begins IDLE does not wait for its end."""
+    world.imap.comes_with_idle = True
+    world.start(idle_s=30)
+    await until(lambda: world.texts() == ["Mail 99"])
 
 
 async def test_stopping_does_not_wait_for_the_server(world: World) -> None:
