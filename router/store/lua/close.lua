@@ -21,6 +21,11 @@ for _, side in ipairs({'c', 'a'}) do
     drop_notice(S)
     place(S)
     redis.call('HDEL', P .. 'pair:' .. S.ep .. '|' .. S.ad, A.c)
+    for _, text in ipairs(redis.call('LRANGE', P .. 'lg:' .. S.id, 0, -1)) do
+      local leg = cjson.decode(text)
+      redis.call('HDEL', P .. 'pair:' .. leg.ep .. '|' .. leg.ad, A.c)
+      redis.call('HDEL', P .. 'pair:' .. (leg.fe or '') .. '|' .. (leg.fa or ''), A.c)
+    end
   end
 end
 for _, message in ipairs(redis.call('LRANGE', P .. 'g:' .. A.c, 0, 9999)) do

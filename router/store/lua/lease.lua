@@ -8,6 +8,7 @@
 --          closed. A notice goes first, also past an unknown message.
 
 local A = cjson.decode(ARGV[2])
+local ATTEMPTS_KEPT = 40 -- of any kind, a message: then a person is asked
 local out = {}
 local names = {}
 
@@ -179,7 +180,7 @@ for _, member in ipairs(due) do
       elseif S.h > NOW then
         place(S)
       else
-        local verdict = 'begin'
+        local verdict = M.ac >= ATTEMPTS_KEPT and 'human' or 'begin'
         if M.st == 'unknown' then
           local sends = 0
           for n = 1, M.ac do

@@ -9,7 +9,8 @@
 --                                   last inbound li, moved mv, home ho, order sq, rolling transcript hash th
 --   s:<conversation>:<side>   hash  owner o, epoch e, fence f, endpoint ep, address ad, leg since ls, reason lr, lease l,
 --                                   open attempt: token t, message m, number n; notice nd (JSON), hold h, busy b,
---                                   wants a plan w (why), due set it stands in dp
+--                                   wants a plan w (why), due set it stands in dp,
+--                                   cap hc on the hold if the open attempt becomes unknown
 --   q:<conversation>:<side>   list  message ids that wait
 --   g:<conversation>          list  the transcript: message ids in order
 --   m:<message>               hash  see accept.lua; attempts are JSON in a1, a2, ...
@@ -37,7 +38,7 @@ local function journal(kind, conversation, message, endpoint, facts)
     'ep', endpoint, 'at', int(NOW), 'f', facts and cjson.encode(facts) or '{}')
 end
 
-local SIDE = {'o', 'e', 'f', 'ep', 'ad', 'l', 't', 'm', 'n', 'nd', 'h', 'b', 'w', 'dp'}
+local SIDE = {'o', 'e', 'f', 'ep', 'ad', 'l', 't', 'm', 'n', 'nd', 'h', 'b', 'w', 'dp', 'hc'}
 
 local function load_side(conversation, side)
   local raw = redis.call('HMGET', P .. 's:' .. conversation .. ':' .. side, unpack(SIDE))
@@ -58,6 +59,7 @@ local function load_side(conversation, side)
   S.b = tonumber(raw[12] or 0)
   S.w = raw[13] or ''
   S.dp = raw[14] or ''
+  S.hc = tonumber(raw[15] or -1)
   return S
 end
 
@@ -107,7 +109,8 @@ end
 
 local function release(S)
   S.l, S.t, S.m, S.n = 0, '', '', 0
-  redis.call('HDEL', S.key, 'l', 't', 'm', 'n')
+  S.hc = -1
+  redis.call('HDEL', S.key, 'l', 't', 'm', 'n', 'hc')
 end
 
 local function set_state(message, state, reason)
@@ -165,7 +168,7 @@ local function become_unknown(S, A, reason)
       hold(S, NOW)
     else
       redis.call('HSET', P .. 'm:' .. S.m, 'fl', '1')
-      hold(S, NOW + A.h)
+      hold(S, NOW + (S.hc >= 0 and math.min(A.h, S.hc) or A.h))
     end
   end
   journal('attempt.ended', S.c, S.m, A.ep, {n = A.n, o = 'unknown', r = reason, e = A.e, f = A.f, s = S.s})
@@ -229,6 +232,7 @@ end
 -- Begins a leg: raises the epoch, moves the due entry, replaces a notice. Never touches a live lease.
 local function begin_leg(S, endpoint, address, reason, notice)
   local before = context_hash(S.c)
+  local left_endpoint, left_address = S.ep, S.ad
   drop_notice(S)
   redis.call('ZREM', P .. 'at:' .. S.ep, S.id)
   S.e = S.e + 1
@@ -247,7 +251,7 @@ local function begin_leg(S, endpoint, address, reason, notice)
   end
   local legs = P .. 'lg:' .. S.id
   redis.call('RPUSH', legs, cjson.encode({ep = endpoint, ad = address, at = NOW, r = reason, e = S.e, cb = before,
-    ca = context_hash(S.c)}))
+    ca = context_hash(S.c), fe = left_endpoint, fa = left_address}))
   redis.call('LTRIM', legs, -LEGS_MAX, -1)
 end
 

@@ -42,6 +42,7 @@ local function rebind(B)
   local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
   local from = S.ep
   begin_leg(S, B.ep, B.ad, B.r, B.nt)
+  if S.t ~= '' and B.hd >= 0 then redis.call('HSET', S.key, 'hc', int(B.hd)) end
   if B.auto == 1 then redis.call('HSET', P .. 'v:' .. B.c, 'mv', int(NOW)) end
   if head and S.t == '' then
     local state = redis.call('HGET', P .. 'm:' .. head, 'st')

@@ -317,3 +317,26 @@ async def test_withdrawn_consent_stops_the_very_next_attempt(desk):
     assert await desk.lease() == []
     (facts,) = await desk.store.plan(0, 10)
     assert facts.why == "no_consent"
+
+
+async def test_an_attempt_that_ends_unknown_after_a_rebind_holds_only_as_long_as_the_rebind_said(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (attempt,) = await desk.lease()
+    await desk.move(hold_s=5, notice=False)
+    await desk.settle(attempt, "unknown", reason="read_timeout")
+    assert await desk.lease(SMS) == []
+    desk.advance(5.1)
+    (again,) = await desk.lease(SMS)
+    assert again.message_id == message and again.possible_duplicate
+
+
+async def test_attempts_are_bounded_even_when_none_was_ever_taken(desk):
+    await desk.open()
+    message = await desk.say("one")
+    for _ in range(40):
+        (leased,) = await desk.lease()
+        await desk.settle(leased, "unavailable", reason="refused")
+        desk.advance(31)
+    assert await desk.lease() == []
+    assert await desk.state(message) == "needs_human"
