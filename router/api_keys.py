@@ -69,7 +69,7 @@ class KeysUnavailable(Exception):
 
 
 class ApiKeys:
-    """Keys and sessions in Redis, under `{prefix}`. Revoking a key ends its sessions at once."""
+    """Keys and sessions in Redis, in one slot under `{prefix}:{keys}:`. Revoking a key ends its sessions at once."""
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:
         self._redis = client
@@ -192,13 +192,13 @@ class ApiKeys:
 
     @property
     def _index(self) -> str:
-        return f"{self._prefix}keys"
+        return f"{self._prefix}:{{keys}}:all"
 
     def _record(self, key_id: str) -> str:
-        return f"{self._prefix}key:{key_id}"
+        return f"{self._prefix}:{{keys}}:key:{key_id}"
 
     def _session(self, token: str) -> str:
-        return f"{self._prefix}session:{hashlib.sha256(token.encode()).hexdigest()}"
+        return f"{self._prefix}:{{keys}}:session:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 @contextmanager

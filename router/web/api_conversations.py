@@ -1,0 +1,187 @@
+"""Serve `/v1` for people, conversations and messages."""
+
+from channels.messages import Address as DomainAddress
+from health.report import EndpointId
+from router import switchboard
+from router.web import models
+from router.web.models import Nothing
+from router.web.routes import Call
+
+
+async def me(call: Call[Nothing, Nothing]) -> models.Me:
+    """Who the key is."""
+    return models.Me(
+        key_id=call.key.id,
+        name=call.key.name,
+        role=call.key.role.value,
+        agent_id=call.key.agent_id,
+        organisation=call.switchboard.organisation,
+    )
+
+
+async def create_customer(call: Call[models.NewCustomer, Nothing]) -> models.Customer:
+    """Add a customer."""
+    bindings = [binding.to_domain() for binding in call.body.bindings]
+    made = await call.switchboard.create_customer(name=call.body.name, locale=call.body.locale, bindings=bindings)
+    return models.Customer.of(made)
+
+
+async def find_customers(call: Call[Nothing, models.CustomerQuery]) -> models.Customers:
+    """Who has an address."""
+    found = await call.switchboard.find_customers(DomainAddress(call.query.channel, call.query.address))
+    return models.Customers(items=tuple(models.Customer.of(customer) for customer in found))
+
+
+async def customer(call: Call[Nothing, Nothing]) -> models.Customer:
+    """One customer."""
+    return models.Customer.of(await call.switchboard.customer(call.path["customer_id"]))
+
+
+async def set_binding(call: Call[models.Binding, Nothing]) -> models.Customer:
+    """Add or replace a binding."""
+    changed = await call.switchboard.set_binding(call.path["customer_id"], call.body.to_domain())
+    return models.Customer.of(changed)
+
+
+async def remove_binding(call: Call[Nothing, models.CustomerQuery]) -> models.Customer:
+    """Forget an address of a customer."""
+    address = DomainAddress(call.query.channel, call.query.address)
+    return models.Customer.of(await call.switchboard.remove_binding(call.path["customer_id"], address))
+
+
+async def create_agent(call: Call[models.NewAgent, Nothing]) -> models.Agent:
+    """Add an agent."""
+    bindings = [binding.to_domain() for binding in call.body.bindings]
+    made = await call.switchboard.create_agent(name=call.body.name, team=call.body.team, bindings=bindings)
+    return models.Agent.of(made)
+
+
+async def agents(call: Call[Nothing, Nothing]) -> models.Agents:
+    """All agents."""
+    return models.Agents(items=tuple(models.Agent.of(agent) for agent in await call.switchboard.agents()))
+
+
+async def conversations(call: Call[Nothing, models.ConversationQuery]) -> models.Conversations:
+    """A page of them, who waits longest first."""
+    query = call.query
+    page = await call.switchboard.conversations(
+        open_only=query.open_only,
+        customer_id=query.customer_id,
+        assignee=query.assignee,
+        cursor=query.cursor,
+        limit=query.limit,
+    )
+    items = tuple(models.Conversation.of(view, private=call.private) for view in page.items)
+    return models.Conversations(items=items, next_cursor=page.next_cursor)
+
+
+async def open_conversation(call: Call[models.NewConversation, Nothing]) -> models.SentMessage:
+    """Write to a customer first."""
+    body = call.body
+    sent = await call.switchboard.open_conversation(
+        body.customer_id,
+        subject=body.subject,
+        text=body.text,
+        author=call.key.author,
+        author_name=call.key.name,
+        idempotency_key=call.idempotency_key,
+        message_class=body.message_class,
+        priority=body.priority,
+        team=body.team,
+        channel=body.channel,
+    )
+    return models.SentMessage.of(sent)
+
+
+async def conversation(call: Call[Nothing, Nothing]) -> models.Conversation:
+    """One conversation, by its id or its reference."""
+    return _shown(await call.switchboard.conversation(call.path["conversation_id"]), private=call.private)
+
+
+async def change_conversation(call: Call[models.ConversationChange, Nothing]) -> models.Conversation:
+    """Change what is given."""
+    body = call.body
+    view = await call.switchboard.update_conversation(
+        call.path["conversation_id"],
+        assignee=body.assignee,
+        team=body.team,
+        priority=body.priority,
+        subject=body.subject,
+        fields=body.fields,
+        locale=body.locale,
+    )
+    return _shown(view, private=call.private)
+
+
+async def close_conversation(call: Call[Nothing, Nothing]) -> models.Conversation:
+    """End the matter; idempotent."""
+    view = await call.switchboard.close_conversation(call.path["conversation_id"], call.key.author)
+    return _shown(view, private=call.private)
+
+
+async def place_agent(call: Call[models.AgentPlace, Nothing]) -> models.Conversation:
+    """Bind the agent's side elsewhere."""
+    view = await call.switchboard.bind_agent_side(
+        call.path["conversation_id"],
+        endpoint=EndpointId(call.body.endpoint),
+        address=call.body.address.to_domain(),
+        who=call.key.author,
+    )
+    return _shown(view, private=call.private)
+
+
+async def place_customer(call: Call[models.CustomerPlace, Nothing]) -> models.Conversation:
+    """Let one conversation go on elsewhere."""
+    view = await call.switchboard.move_customer_side(
+        call.path["conversation_id"],
+        endpoint=EndpointId(call.body.endpoint),
+        who=call.key.author,
+        why=call.body.why,
+    )
+    return _shown(view, private=call.private)
+
+
+async def decisions(call: Call[Nothing, Nothing]) -> models.Journal:
+    """Every routing decision, with the reason for each endpoint."""
+    return models.Journal.of(await call.switchboard.decisions(call.path["conversation_id"], limit=100))
+
+
+async def transcript(call: Call[Nothing, models.TranscriptQuery]) -> models.Messages:
+    """Both directions, in order, attempts included."""
+    found = await call.switchboard.transcript(
+        call.path["conversation_id"], after_sequence=call.query.after, limit=call.query.limit
+    )
+    return models.Messages(items=tuple(models.Message.of(message) for message in found))
+
+
+async def send_message(call: Call[models.NewMessage, Nothing]) -> models.SentMessage:
+    """Say something; durable on answer."""
+    body = call.body
+    uploads = [switchboard.Upload(file.name, file.media_type, file.content) for file in body.files]
+    sent = await call.switchboard.send(
+        call.path["conversation_id"],
+        text=body.text,
+        subject=body.subject,
+        files=uploads,
+        author=call.key.author,
+        author_name=call.key.name,
+        idempotency_key=call.idempotency_key,
+        message_class=body.message_class,
+        expires_in_s=body.expires_in_s,
+        side=models.SIDES[body.to],
+    )
+    return models.SentMessage.of(sent)
+
+
+async def message(call: Call[Nothing, Nothing]) -> models.Message:
+    """One message with its attempts."""
+    return models.Message.of(await call.switchboard.message(call.path["message_id"]))
+
+
+async def cancel_message(call: Call[Nothing, Nothing]) -> models.Message:
+    """Take it back, if it has not gone out."""
+    return models.Message.of(await call.switchboard.cancel_message(call.path["message_id"]))
+
+
+def _shown(view: switchboard.ConversationView, *, private: bool) -> models.Conversation:
+    return models.Conversation.of(view, private=private)

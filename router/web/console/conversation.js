@@ -1,0 +1,142 @@
+// One conversation: who, where, what was said, and the box to answer in.
+
+import { html, useEffect, useRef, useState } from "./vendor.js";
+import { ask } from "./api.js";
+import { Fault, Since } from "./parts.js";
+import { Places } from "./places.js";
+import { Reply } from "./reply.js";
+import { Transcript } from "./transcript.js";
+import { agents, listen, loadConversations, mayTalk, me } from "./state.js";
+
+const PAGE = 200;
+const PAGES_MAX = 25;
+const AGAIN = 40; // messages whose state may still change are asked for again
+const WAIT_MS = 150;
+
+// The transcript's end matters most, but places in it only count up: read on from where we are.
+async function readOn(path, known) {
+  const kept = known.slice(0, Math.max(0, known.length - AGAIN));
+  const items = [...kept];
+  for (let page = 0; page < PAGES_MAX; page += 1) {
+    const after = items.length ? items[items.length - 1].sequence : 0;
+    const found = (await ask("GET", `${path}/messages?after=${after}&limit=${PAGE}`)).items;
+    items.push(...found);
+    if (found.length < PAGE) break;
+  }
+  return items;
+}
+
+function useConversation(id) {
+  const [view, setView] = useState(null);
+  const [said, setSaid] = useState(null);
+  const [problem, setProblem] = useState(null);
+  const known = useRef([]);
+  const path = `/v1/conversations/${encodeURIComponent(id)}`;
+  const asking = useRef({ busy: false, again: false });
+
+  async function refresh() {
+    if (asking.current.busy) {
+      asking.current.again = true;
+      return;
+    }
+    asking.current.busy = true;
+    try {
+      const found = await ask("GET", path);
+      if (mayTalk.value) {
+        known.current = await readOn(path, known.current);
+        setSaid(known.current);
+      }
+      setView(found);
+      setProblem(null);
+    } catch (fault) {
+      setProblem(fault);
+    }
+    asking.current.busy = false;
+    if (asking.current.again) {
+      asking.current.again = false;
+      refresh();
+    }
+  }
+  useEffect(() => {
+    let timer = 0;
+    refresh();
+    const stop = listen((entry) => {
+      if (entry.conversation_id !== id || timer) return;
+      timer = setTimeout(() => {
+        timer = 0;
+        refresh();
+      }, WAIT_MS);
+    });
+    return () => {
+      clearTimeout(timer);
+      stop();
+    };
+  }, [id]);
+  return { view, setView, said, problem, setProblem, path, refresh };
+}
+
+function Assign({ view, change }) {
+  const mine = me.value?.agent_id;
+  const known = agents.value.some((one) => one.id === view.assignee);
+  return html`<label class="assign">
+    <span>Assigned to</span>
+    <select value=${view.assignee} onChange=${(event) => change({ assignee: event.currentTarget.value })}>
+      <option value="">nobody</option>
+      ${view.assignee && !known ? html`<option value=${view.assignee}>${view.assignee}</option>` : null}
+      ${agents.value.map((one) => html`<option value=${one.id}>${one.name}${one.id === mine ? " (you)" : ""}</option>`)}
+    </select>
+  </label>`;
+}
+
+function Head({ view, change, close }) {
+  const [sure, setSure] = useState(false);
+  return html`<header class="one-head">
+    <a class="back" href="#/conversations" aria-label="Back to the list">‹</a>
+    <div class="one-title">
+      <h2>${view.customer_name || "Customer"}</h2>
+      <p>
+        <span class="reference">${view.reference}</span>
+        ${view.subject ? html`<span>${view.subject}</span>` : null}
+        ${view.open
+          ? view.waiting_since
+            ? html`<span class="waits">waits <${Since} at=${view.waiting_since} /></span>`
+            : null
+          : html`<span class="tag">closed</span>`}
+      </p>
+    </div>
+    ${mayTalk.value && view.open
+      ? html`<div class="one-tools">
+          <${Assign} view=${view} change=${change} />
+          ${sure
+            ? html`<span class="sure" role="group" aria-label="Close this conversation?">
+                <button type="button" class="primary" autofocus onClick=${close}>Close it</button>
+                <button type="button" class="quiet" onClick=${() => setSure(false)}>Keep open</button>
+              </span>`
+            : html`<button type="button" onClick=${() => setSure(true)}>Close…</button>`}
+        </div>`
+      : null}
+  </header>`;
+}
+
+export function Conversation({ id }) {
+  const { view, setView, said, problem, setProblem, path, refresh } = useConversation(id);
+  async function act(call) {
+    try {
+      setView(await call());
+      setProblem(null);
+      loadConversations();
+    } catch (fault) {
+      setProblem(fault);
+    }
+  }
+  if (!view) return problem ? html`<div class="pad"><${Fault} problem=${problem} /></div>` : html`<p class="hint pad" role="status">Loading…</p>`;
+  return html`<${Head} view=${view} change=${(body) => act(() => ask("PATCH", path, { body }))}
+      close=${() => act(() => ask("POST", `${path}/close`))} />
+    <${Places} view=${view} path=${path} moved=${(found) => setView(found)} />
+    <${Fault} problem=${problem} />
+    ${mayTalk.value
+      ? html`<${Transcript} said=${said || []} view=${view} changed=${refresh} />`
+      : html`<p class="hint pad">Your role sees where a conversation is, not what is said in it.</p>`}
+    ${mayTalk.value && view.open ? html`<${Reply} view=${view} path=${path} sent=${refresh} />` : null}
+    ${view.open ? null : html`<p class="closed-note" role="status">This conversation is closed. When the customer writes again, a new one begins.</p>`}`;
+}

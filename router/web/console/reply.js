@@ -1,0 +1,134 @@
+// The box to answer in: which way the answer will take, and what that way allows.
+
+import { html, useEffect, useRef, useState } from "./vendor.js";
+import { ask, newKey } from "./api.js";
+import { Channel, Fault } from "./parts.js";
+import { endpointsById } from "./state.js";
+import { bytes, channelOf, segments } from "./words.js";
+
+const FILES_MAX = 10;
+const drafts = new Map(); // what was typed and not sent, by conversation, with the key it will be sent under
+
+function draftOf(id) {
+  if (!drafts.has(id)) drafts.set(id, { text: "", files: [], key: newKey() });
+  return drafts.get(id);
+}
+
+async function encode(file) {
+  const url = await new Promise((done, fail) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => fail(new Error(`${file.name} cannot be read.`));
+    reader.readAsDataURL(file);
+  });
+  const type = /^[a-z0-9.+-]+\/[A-Za-z0-9.+-]+$/.test(file.type) ? file.type : "application/octet-stream";
+  return { name: file.name, media_type: type, content: url.slice(url.indexOf(",") + 1) };
+}
+
+function Way({ side, endpoint }) {
+  if (!endpoint) return html`<span>There is no way to the customer now. What you write waits, and goes out when there is one.</span>`;
+  const away = !endpoint.gate_open || endpoint.status_out === "down";
+  return html`<span>Goes out by <${Channel} endpoint=${endpoint.id} /> <code>${endpoint.id}</code>${side.address ? ` to ${side.address.value}` : ""}.
+    ${away ? html` <strong class="bad-text">It is down: the router picks another way, or waits for one.</strong>` : null}</span>`;
+}
+
+function Limits({ text, files, endpoint }) {
+  if (!endpoint) return null;
+  const { text_max: max, files_max_bytes: filesMax } = endpoint.capabilities;
+  const parts = [];
+  const used = Array.from(text).length;
+  parts.push(html`<span class=${used > max ? "bad-text" : ""}>${used} of ${max.toLocaleString()} characters</span>`);
+  if (endpoint.channel === "sms") {
+    const { count, gsm } = segments(text);
+    const words = count === 1 ? "1 SMS" : `${count} SMS`;
+    parts.push(html`<span>${words}${text && !gsm ? ", because of letters outside the SMS alphabet" : ""}</span>`);
+  }
+  parts.push(html`<span>${filesMax ? `files up to ${bytes(filesMax)}` : `no files over ${channelOf(endpoint.id)}`}</span>`);
+  const total = files.reduce((sum, file) => sum + file.size, 0);
+  if (total > filesMax) parts.push(html`<span class="bad-text">these files have ${bytes(total)}</span>`);
+  return html`<p class="limits" id="limits">${parts}</p>`;
+}
+
+function fits(text, files, endpoint) {
+  if (!text.trim() && !files.length) return false;
+  if (!endpoint) return !files.length;
+  const { text_max: max, files_max_bytes: filesMax } = endpoint.capabilities;
+  return Array.from(text).length <= max && files.reduce((sum, file) => sum + file.size, 0) <= filesMax && files.length <= FILES_MAX;
+}
+
+export function Reply({ view, path, sent }) {
+  const draft = draftOf(view.id);
+  const [text, setText] = useState(draft.text);
+  const [files, setFiles] = useState(draft.files);
+  const [problem, setProblem] = useState(null);
+  const [busy, setBusy] = useState(false);
+  const [said, setSaid] = useState("");
+  const field = useRef(null);
+  const picker = useRef(null);
+  const side = view.customer_side;
+  const endpoint = endpointsById.value.get(side.endpoint);
+  const ready = !busy && fits(text, files, endpoint);
+
+  // Another text is another message: it gets a key of its own. The same text keeps its key over retries.
+  function keep(change) {
+    drafts.set(view.id, { ...draftOf(view.id), ...change, key: newKey() });
+    setSaid("");
+  }
+  useEffect(() => {
+    const box = field.current;
+    box.rows = Math.min(10, Math.max(3, text.split("\n").length));
+  }, [text]);
+
+  async function send(event) {
+    event?.preventDefault();
+    if (!ready) return;
+    setBusy(true);
+    setProblem(null);
+    try {
+      const body = { text, files: await Promise.all(files.map(encode)) };
+      const answer = await ask("POST", `${path}/messages`, { body, key: draftOf(view.id).key });
+      drafts.delete(view.id);
+      setText("");
+      setFiles([]);
+      setSaid(answer.endpoint ? `Taken. It goes out over ${answer.endpoint}.` : "Taken. It goes out as soon as there is a way.");
+      sent();
+    } catch (fault) {
+      setProblem(fault);
+    }
+    setBusy(false);
+    field.current?.focus();
+  }
+  function pick(event) {
+    const chosen = [...files, ...event.currentTarget.files].slice(0, FILES_MAX);
+    setFiles(chosen);
+    keep({ files: chosen });
+    event.currentTarget.value = "";
+  }
+  function drop(at) {
+    const left = files.filter((_, index) => index !== at);
+    setFiles(left);
+    keep({ files: left });
+  }
+  const mayFiles = Boolean(endpoint?.capabilities.files_max_bytes);
+  return html`<form class="reply" onSubmit=${send}>
+    <label class="way" for="reply-text"><${Way} side=${side} endpoint=${endpoint} /></label>
+    <textarea id="reply-text" ref=${field} rows="3" value=${text} aria-describedby="limits" dir="auto"
+      placeholder=${`Answer ${view.customer_name || "the customer"}…`}
+      onInput=${(event) => (setText(event.currentTarget.value), keep({ text: event.currentTarget.value }))}
+      onKeyDown=${(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && send(event)}></textarea>
+    ${files.length
+      ? html`<ul class="files">${files.map((file, at) => html`<li>${file.name} <span class="hint">${bytes(file.size)}</span>
+          <button type="button" class="quiet small" aria-label=${`Leave out ${file.name}`} onClick=${() => drop(at)}>leave out</button></li>`)}</ul>`
+      : null}
+    <${Fault} problem=${problem} />
+    <div class="reply-foot">
+      <${Limits} text=${text} files=${files} endpoint=${endpoint} />
+      <span class="said" role="status">${said}</span>
+      ${mayFiles
+        ? html`<input type="file" multiple hidden ref=${picker} onChange=${pick} aria-label="Files to attach" />
+            <button type="button" onClick=${() => picker.current.click()}>Attach…</button>`
+        : null}
+      <button type="submit" class="primary" disabled=${!ready} title="Ctrl+Enter">${busy ? "Sending…" : "Send"}</button>
+    </div>
+  </form>`;
+}

@@ -1,0 +1,80 @@
+// Times, states and lengths as people read them.
+
+const STATES = {
+  queued: "Waiting to go out",
+  sending: "Being sent",
+  unknown: "Outcome unknown",
+  sent: "Sent",
+  delivered: "Delivered",
+  read: "Read",
+  unconfirmed: "On voicemail",
+  undelivered: "Came back",
+  parked: "Parked",
+  failed: "Failed",
+  cancelled: "Taken back",
+  expired: "Expired",
+  needs_human: "Needs you",
+};
+const BAD = new Set(["undelivered", "failed", "expired", "needs_human"]);
+const UNSURE = new Set(["unknown", "parked", "unconfirmed"]);
+
+export const CHANNELS = { email: "Email", chat: "Chat", sms: "SMS", phone: "Phone" };
+export const STATUSES = { up: "Up", suspect: "Suspect", down: "Down", recovering: "Recovering", unknown: "Unknown" };
+export const LEG_REASONS = {
+  opened: "where it began",
+  wrote_here: "the customer wrote here",
+  failover: "moved: the other endpoint went down",
+  forced: "moved by a forced failover",
+  failback: "back home",
+  unreachable: "moved: nobody was there",
+  rejected: "moved: it was refused elsewhere",
+};
+
+export const stateWords = (state) => STATES[state] || state;
+export const stateTone = (state) => (BAD.has(state) ? "bad" : UNSURE.has(state) ? "unsure" : "fine");
+export const plain = (word) => (word ? word.replaceAll("_", " ") : "");
+export const channelOf = (endpoint) => CHANNELS[endpoint.split("/")[0]] || "Nowhere";
+
+export function span(from, to) {
+  const seconds = Math.max(0, Math.round((to - new Date(from).getTime()) / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86400)} d`;
+}
+
+const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+export function clock(at) {
+  const moment = new Date(at);
+  return (Date.now() - moment.getTime() < 20 * 3600 * 1000 ? CLOCK : DAY).format(moment);
+}
+export const full = (at) => FULL.format(new Date(at));
+
+export function bytes(size) {
+  if (size < 1000) return `${size} bytes`;
+  if (size < 1000000) return `${(size / 1000).toFixed(size < 10000 ? 1 : 0)} kB`;
+  return `${(size / 1000000).toFixed(1)} MB`;
+}
+
+// GSM 03.38: the default alphabet takes 7 bits a character, its extension table two of them; anything else makes the
+// whole message UCS-2 (3GPP TS 23.038, section 6.2.1).
+const GSM = new Set(
+  "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà",
+);
+const GSM_TWICE = new Set("^{}\\[~]|€\f");
+
+export function segments(text) {
+  let units = 0;
+  let gsm = true;
+  for (const letter of text) {
+    if (GSM.has(letter)) units += 1;
+    else if (GSM_TWICE.has(letter)) units += 2;
+    else gsm = false;
+  }
+  if (!gsm) units = text.length;
+  const [one, each] = gsm ? [160, 153] : [70, 67];
+  return { count: units <= one ? (units ? 1 : 0) : Math.ceil(units / each), gsm };
+}

@@ -1,0 +1,523 @@
+"""What `/v1` takes and gives about people and conversations."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from channels import messages
+from channels.messages import Channel, Kind
+from health.report import EndpointId
+from router.domain import conversation as domain
+from router.domain.conversation import TEXT_MAX, MessageClass, MessageState, SideName
+from router.switchboard import ConversationView, JournalEntry, Sent
+
+FILES_MAX = 10
+FILE_MAX_BYTES = 10_000_000
+BINDINGS_MAX = 20
+FIELDS_MAX = 50
+PAGE_MAX = 200
+
+Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True)
+"""One line: no CR, LF or other control character, so that it may stand in any header."""
+Name = Annotated[str, Line, Field(min_length=1, max_length=200)]
+Word = Annotated[str, Line, Field(max_length=200)]
+Subject = Annotated[str, Line, Field(max_length=500)]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), Field(max_length=TEXT_MAX)]
+Locale = Annotated[str, StringConstraints(pattern=r"^([a-z]{2,3}(-[A-Za-z0-9]{2,8})*)?$")]
+EndpointName = Annotated[str, StringConstraints(pattern=r"^(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}$")]
+Party = Literal["customer", "agent"]
+
+SIDES: dict[str, SideName] = {"customer": SideName.CUSTOMER, "agent": SideName.AGENT}
+PARTIES: dict[SideName, Party] = {SideName.CUSTOMER: "customer", SideName.AGENT: "agent"}
+
+
+class Model(BaseModel):
+    """Crosses the border: frozen, and an unknown field is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Nothing(Model):
+    """No fields."""
+
+
+def instant(unix_s: float) -> datetime | None:
+    """Unix seconds as a time in UTC; 0 means never."""
+    return datetime.fromtimestamp(unix_s, UTC) if unix_s else None
+
+
+# People -------------------------------------------------------------------------------------------------------------
+
+
+class Address(Model):
+    """A place on a channel."""
+
+    channel: Channel
+    value: Annotated[str, Line, Field(min_length=1, max_length=320)]
+
+    @classmethod
+    def of(cls, address: messages.Address) -> "Address":
+        return Address.model_construct(channel=address.channel, value=address.value)
+
+    def to_domain(self) -> messages.Address:
+        return messages.Address(self.channel, self.value)
+
+
+class Binding(Model):
+    """A person reachable at an address."""
+
+    address: Address
+    endpoint: EndpointName | None = None
+    verified: bool = False
+    consent: bool = True
+    order: Annotated[int, Field(ge=0, le=100)] = 0
+    locale: Locale = ""
+
+    @classmethod
+    def of(cls, binding: domain.Binding) -> "Binding":
+        return Binding.model_construct(
+            address=Address.of(binding.address),
+            endpoint=binding.endpoint,
+            verified=binding.verified,
+            consent=binding.consent,
+            order=binding.order,
+            locale=binding.locale,
+        )
+
+    def to_domain(self) -> domain.Binding:
+        return domain.Binding(
+            address=self.address.to_domain(),
+            endpoint=EndpointId(self.endpoint) if self.endpoint else None,
+            verified=self.verified,
+            consent=self.consent,
+            order=self.order,
+            locale=self.locale,
+        )
+
+
+class NewCustomer(Model):
+    """Somebody who may write to us."""
+
+    name: Word = ""
+    locale: Locale = ""
+    bindings: Annotated[tuple[Binding, ...], Field(max_length=BINDINGS_MAX)] = ()
+
+
+class Customer(Model):
+    """Who asks."""
+
+    id: str
+    name: str
+    locale: str
+    bindings: tuple[Binding, ...]
+    created_at: datetime | None
+
+    @classmethod
+    def of(cls, customer: domain.Customer) -> Self:
+        return cls(
+            id=customer.id,
+            name=customer.name,
+            locale=customer.locale,
+            bindings=tuple(Binding.of(binding) for binding in customer.bindings),
+            created_at=instant(customer.created_at),
+        )
+
+
+class Customers(Model):
+    """Customers at one address; several people may share it."""
+
+    items: tuple[Customer, ...]
+
+
+class CustomerQuery(Model):
+    """Whom to look for."""
+
+    channel: Channel
+    address: Annotated[str, Line, Field(min_length=1, max_length=320)]
+
+
+class NewAgent(Model):
+    """Somebody who answers."""
+
+    name: Name
+    team: Word = ""
+    bindings: Annotated[tuple[Binding, ...], Field(max_length=BINDINGS_MAX)] = ()
+
+
+class Agent(Model):
+    """Who answers."""
+
+    id: str
+    name: str
+    team: str
+    bindings: tuple[Binding, ...]
+
+    @classmethod
+    def of(cls, agent: domain.Agent) -> Self:
+        bindings = tuple(Binding.of(binding) for binding in agent.bindings)
+        return cls(id=agent.id, name=agent.name, team=agent.team, bindings=bindings)
+
+
+class Agents(Model):
+    """All agents."""
+
+    items: tuple[Agent, ...]
+
+
+class Me(Model):
+    """The key that asks."""
+
+    key_id: str
+    name: str
+    role: str
+    agent_id: str
+    organisation: str
+
+
+# Conversations ------------------------------------------------------------------------------------------------------
+
+
+class Side(Model):
+    """One half of a conversation: where it is and what waits there."""
+
+    endpoint: str
+    """Empty: it is nowhere, and its messages are parked."""
+    address: Address | None
+    since: datetime | None
+    reason: str
+    epoch: int
+    queued: int
+    notice_due: bool
+    sending: bool
+
+    @classmethod
+    def of(cls, side: domain.Side, *, private: bool) -> Self:
+        leg = side.leg
+        return cls(
+            endpoint=leg.endpoint,
+            address=None if private or not leg.endpoint else Address.of(leg.address),
+            since=instant(leg.since),
+            reason=leg.reason,
+            epoch=side.epoch,
+            queued=side.queued,
+            notice_due=side.notice_due,
+            sending=bool(side.attempt),
+        )
+
+
+class File(Model):
+    """A stored file, to be had at `/v1/files/{sha256}`."""
+
+    sha256: str
+    name: str
+    media_type: str
+    size: int
+
+    @classmethod
+    def of(cls, file: messages.File) -> Self:
+        return cls(sha256=file.sha256, name=file.name, media_type=file.media_type, size=file.size)
+
+
+class Conversation(Model):
+    """One matter between a customer and us. With the role `ops`, what people said and who they are is left out."""
+
+    id: str
+    reference: str
+    customer_id: str
+    customer_name: str
+    subject: str
+    last_text: str
+    """The start of what was said last."""
+    open: bool
+    opened_at: datetime | None
+    closed_at: datetime | None
+    waiting_since: datetime | None
+    """When the customer's oldest unanswered message came; null: nobody waits for us."""
+    last_inbound_at: datetime | None
+    moved_at: datetime | None
+    locale: str
+    message_class: MessageClass
+    priority: int
+    assignee: str
+    team: str
+    fields: dict[str, str]
+    files: tuple[File, ...]
+    home: str
+    customer_side: Side
+    agent_side: Side
+
+    @classmethod
+    def of(cls, view: ConversationView, *, private: bool) -> Self:
+        one = view.conversation
+        return cls(
+            id=one.id,
+            reference=one.reference,
+            customer_id=one.customer_id,
+            customer_name="" if private else view.customer.name,
+            subject="" if private else one.subject,
+            last_text="" if private else view.last_text[:200],
+            open=one.open,
+            opened_at=instant(one.opened_at),
+            closed_at=instant(one.closed_at),
+            waiting_since=instant(one.waiting_since),
+            last_inbound_at=instant(one.last_inbound_at),
+            moved_at=instant(one.moved_at),
+            locale=one.locale,
+            message_class=one.message_class,
+            priority=one.priority,
+            assignee=one.assignee,
+            team=one.team,
+            fields={} if private else dict(one.fields),
+            files=() if private else tuple(File.of(file) for file in one.files),
+            home=one.home,
+            customer_side=Side.of(view.customer_side, private=private),
+            agent_side=Side.of(view.agent_side, private=private),
+        )
+
+
+class Conversations(Model):
+    """A page of conversations, who waits longest first."""
+
+    items: tuple[Conversation, ...]
+    next_cursor: str | None
+
+
+class ConversationQuery(Model):
+    """Which conversations."""
+
+    open_only: bool = True
+    customer_id: Word | None = None
+    assignee: Word | None = None
+    cursor: Annotated[str, Line, Field(max_length=500)] | None = None
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 50
+
+
+class NewConversation(Model):
+    """Write to a customer first."""
+
+    customer_id: Name
+    subject: Subject = ""
+    text: Text
+    message_class: MessageClass = MessageClass.NORMAL
+    priority: Annotated[int, Field(ge=0, le=9)] = 5
+    team: Word = ""
+    channel: Channel | None = None
+    """Where to begin; null: the customer's own preference."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.text.strip():
+            raise ValueError("the text is empty")
+        return self
+
+
+class ConversationChange(Model):
+    """What to change; what is absent stays."""
+
+    assignee: Word | None = None
+    team: Word | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    subject: Subject | None = None
+    fields: Annotated[dict[Name, Annotated[str, Field(max_length=2_000)]], Field(max_length=FIELDS_MAX)] | None = None
+    locale: Locale | None = None
+
+
+class AgentPlace(Model):
+    """Where the agent's side of this conversation shall be."""
+
+    endpoint: EndpointName
+    address: Address
+
+
+class CustomerPlace(Model):
+    """Where an agent wants the customer's side to go on."""
+
+    endpoint: EndpointName
+    why: Name
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+
+class Upload(Model):
+    """A file that goes with a message, base64-encoded."""
+
+    name: Name
+    media_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.+-]{1,60}/[a-zA-Z0-9.+-]{1,80}$")]
+    content: Annotated[Base64Bytes, Field(max_length=FILE_MAX_BYTES)]
+
+
+class NewMessage(Model):
+    """What to say. The router picks the endpoint."""
+
+    text: Text = ""
+    subject: Subject | None = None
+    files: Annotated[tuple[Upload, ...], Field(max_length=FILES_MAX)] = ()
+    message_class: MessageClass | None = None
+    expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    to: Party = "customer"
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.text.strip() and not self.files:
+            raise ValueError("the text is empty and there are no files")
+        return self
+
+
+class SentMessage(Model):
+    """The message is durable and has its place in the order."""
+
+    message_id: str
+    conversation_id: str
+    state: MessageState
+    duplicate: bool
+    """The Idempotency-Key was seen before; this is the message it made."""
+    sequence: int
+    endpoint: str
+    """Where it is expected to go; empty: nowhere now."""
+
+    @classmethod
+    def of(cls, sent: Sent) -> Self:
+        return cls(
+            message_id=sent.message_id,
+            conversation_id=sent.conversation_id,
+            state=sent.state,
+            duplicate=sent.duplicate,
+            sequence=sent.sequence,
+            endpoint=sent.endpoint,
+        )
+
+
+class Attempt(Model):
+    """One try to say a message."""
+
+    number: int
+    endpoint: str
+    address: Address
+    begun_at: datetime | None
+    deadline: datetime | None
+    ended_at: datetime | None
+    outcome: str
+    """Empty while it is open."""
+    reason: str
+    vendor_ids: tuple[str, ...]
+    epoch: int
+
+    @classmethod
+    def of(cls, attempt: domain.Attempt) -> Self:
+        return cls(
+            number=attempt.number,
+            endpoint=attempt.endpoint,
+            address=Address.of(attempt.address),
+            begun_at=instant(attempt.begun_at),
+            deadline=instant(attempt.deadline),
+            ended_at=instant(attempt.ended_at),
+            outcome=attempt.outcome,
+            reason=attempt.reason,
+            vendor_ids=attempt.vendor_ids,
+            epoch=attempt.epoch,
+        )
+
+
+class Message(Model):
+    """What somebody said, and how far it got."""
+
+    id: str
+    conversation_id: str
+    to: Party
+    """Whom it is for: `customer` for what we say."""
+    kind: Kind
+    author: str
+    author_name: str
+    text: str
+    subject: str
+    files: tuple[File, ...]
+    message_class: MessageClass
+    state: MessageState
+    sequence: int
+    created_at: datetime | None
+    expires_at: datetime | None
+    possible_duplicate: bool
+    late: bool
+    unverified: bool
+    reason: str
+    parked_until: datetime | None
+    endpoint: str
+    attempts: tuple[Attempt, ...]
+
+    @classmethod
+    def of(cls, message: domain.Message) -> Self:
+        content = message.content
+        return cls(
+            id=message.id,
+            conversation_id=message.conversation_id,
+            to=PARTIES[message.side],
+            kind=message.kind,
+            author=message.author,
+            author_name=message.author_name,
+            text=content.text,
+            subject=content.subject or "",
+            files=tuple(File.of(file) for file in content.files),
+            message_class=message.message_class,
+            state=message.state,
+            sequence=message.sequence,
+            created_at=instant(message.created_at),
+            expires_at=instant(message.expires_at),
+            possible_duplicate=message.possible_duplicate,
+            late=message.late,
+            unverified=message.unverified,
+            reason=message.reason,
+            parked_until=instant(message.parked_until),
+            endpoint=message.endpoint,
+            attempts=tuple(Attempt.of(attempt) for attempt in message.attempts),
+        )
+
+
+class Messages(Model):
+    """Part of a transcript, both directions, in order."""
+
+    items: tuple[Message, ...]
+
+
+class TranscriptQuery(Model):
+    """Which part of it."""
+
+    after: Annotated[int, Field(ge=0)] = 0
+    """Messages whose sequence is above this."""
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_MAX
+
+
+class JournalItem(Model):
+    """One entry of the journal: what happened, and the evidence it was decided on. Ids only."""
+
+    id: str
+    at: datetime | None
+    kind: str
+    conversation_id: str
+    message_id: str
+    endpoint: str
+    facts: dict[str, object]
+
+    @classmethod
+    def of(cls, entry: JournalEntry) -> Self:
+        return cls(
+            id=entry.id,
+            at=instant(entry.at),
+            kind=entry.kind,
+            conversation_id=entry.conversation_id,
+            message_id=entry.message_id,
+            endpoint=entry.endpoint,
+            facts=dict(entry.facts),
+        )
+
+
+class Journal(Model):
+    """Entries, oldest first."""
+
+    items: tuple[JournalItem, ...]
+
+    @classmethod
+    def of(cls, entries: Sequence[JournalEntry]) -> Self:
+        return cls(items=tuple(JournalItem.of(entry) for entry in entries))

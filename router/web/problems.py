@@ -1,0 +1,143 @@
+"""Problem answers: every error of the HTTP face as RFC 9457 `application/problem+json`."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+from pydantic import ValidationError
+
+from channels.errors import LocalFault
+from router.api_keys import KeysUnavailable
+from router.switchboard import Conflict, Invalid, NotFound, StoreUnavailable, SwitchboardError
+
+Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+RETRY_AFTER_S = 2
+"""What we ask clients to wait when Redis cannot take it now."""
+FAULTS_MAX = 20
+"""Field faults named in one answer."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """What is wrong with one field; never what stood in it."""
+
+    field: str
+    words: str
+
+
+@dataclass(slots=True)
+class Problem(Exception):
+    """An answer that is an error. `reason` is machine-readable, `words` are for people."""
+
+    status: int
+    reason: str
+    words: str
+    faults: Sequence[FieldFault] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+REASONS: Mapping[str, str] = {
+    "bad_json": "The body is not JSON.",
+    "bad_request": "The request is malformed.",
+    "closed": "The conversation is closed.",
+    "console_token": "A request with the console's cookie lacks its X-CSRF-Token.",
+    "idempotency_key_missing": "This request needs an Idempotency-Key header.",
+    "internal": "Our fault; the request id finds it in the log.",
+    "invalid": "One or more fields are wrong; `errors` names them.",
+    "media_type": "The body must be application/json, uncompressed.",
+    "method_not_allowed": "This path does not take that method; `Allow` says which it takes.",
+    "not_found": "There is no such thing.",
+    "role": "The key's role does not allow this.",
+    "store_unavailable": "Nothing was accepted; ask again after `Retry-After` seconds.",
+    "too_large": "The body is larger than this path takes.",
+    "too_many_streams": "There are too many open event streams; ask again later.",
+    "too_slow": "The body did not arrive in time.",
+    "unauthenticated": "There is no key, or it is unknown or revoked.",
+    "webhook_refused": "The webhook is not signed, stale or malformed; nothing was accepted.",
+}
+"""Reasons this face gives itself; the switchboard's own stand in its errors."""
+
+
+def problem_response(problem: Problem, request_id: str) -> web.Response:
+    """The answer on the wire."""
+    body: dict[str, object] = {
+        "type": f"/docs#problem-{problem.reason}",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.words,
+        "reason": problem.reason,
+        "instance": f"urn:request:{request_id}",
+    }
+    if problem.faults:
+        body["errors"] = [{"field": fault.field, "detail": fault.words} for fault in problem.faults[:FAULTS_MAX]]
+    return web.Response(
+        status=problem.status,
+        body=json.dumps(body, ensure_ascii=False).encode(),
+        content_type="application/problem+json",
+        headers=dict(problem.headers),
+    )
+
+
+def faults_of(error: ValidationError) -> list[FieldFault]:
+    """A validation error as field faults, without the values: they may be anything, and private."""
+    return [
+        FieldFault(".".join(str(part) for part in fault["loc"]) or "body", fault["msg"])
+        for fault in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+
+
+def invalid(error: ValidationError) -> Problem:
+    """A 422 that names each field."""
+    faults = faults_of(error)
+    named = ", ".join(dict.fromkeys(fault.field for fault in faults[:5]))
+    return Problem(422, "invalid", f"Please correct: {named}.", faults)
+
+
+def problem_of(error: SwitchboardError) -> Problem:
+    """The switchboard's error as an answer."""
+    statuses: tuple[tuple[type[SwitchboardError], int], ...] = ((NotFound, 404), (Conflict, 409), (Invalid, 422))
+    status = next((status for kind, status in statuses if isinstance(error, kind)), 500)
+    return Problem(status, error.reason, error.words)
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Serve) -> web.StreamResponse:
+    """Turn whatever went wrong into one problem answer; a defect is logged and told without details."""
+    request_id = request[REQUEST_ID]
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem_response(problem, request_id)
+    except SwitchboardError as error:
+        return problem_response(problem_of(error), request_id)
+    except (StoreUnavailable, LocalFault, KeysUnavailable):
+        return problem_response(_unavailable(), request_id)
+    except web.HTTPException as answer:
+        return _of_aiohttp(answer, request_id)
+    except ConnectionResetError:
+        raise  # the caller hung up; there is nobody to answer
+    except Exception:  # the rim of the face: any defect becomes a 500 that tells nothing but its request id
+        log.exception("request.failed", route=request.match_info.route.name or "")
+        words = f"Something went wrong on our side. Please tell us this id: {request_id}."
+        return problem_response(Problem(500, "internal", words), request_id)
+
+
+def _unavailable() -> Problem:
+    words = "The router cannot take this now. Nothing was accepted; please try again."
+    return Problem(503, "store_unavailable", words, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _of_aiohttp(answer: web.HTTPException, request_id: str) -> web.StreamResponse:
+    if answer.status < 400:
+        raise answer
+    reasons = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    reason = reasons.get(answer.status, "bad_request")
+    headers = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else {}
+    return problem_response(Problem(answer.status, reason, REASONS[reason], headers=headers), request_id)
