@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -32,7 +33,10 @@ UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 Answer = TypeVar("Answer")
 
-out = Console(highlight=False, soft_wrap=True)
+WIDTH_IN_PIPE = 200
+"""Columns of a table that no terminal shows: wide enough that nothing is broken apart."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_IN_PIPE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -32,7 +32,10 @@ def status(session: Session) -> None:
 
 async def _show_status(runtime: "Runtime") -> None:
     now = time.time()
-    table = Table("endpoint", "provider", "out", "in", "gate", "share", "due", "for", "why", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("endpoint", "provider", "out", "in", "gate", "share", "due", "for"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why")
     for state in await runtime.switchboard.endpoints():
         forced = f"forced {state.forced}; " if state.forced else ""
         table.add_row(

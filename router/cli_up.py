@@ -8,13 +8,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
 
-from channels.messages import Channel
+from channels.messages import Address, Channel
 from channels.registry import listens_on
+from channels.sandbox.app import DEMO_CUSTOMER
+from router.api_keys import Role
 from router.cli_rim import RUN_FILE, Fault, Session, err, out, ping, read_run_file, with_redis, write_run_file
+from router.domain.conversation import Binding
 from router.private_redis import NoRedisFound, PrivateRedis
 from router.process_tree import Child, Listener, ProcessTree, TreeStopped, end_orphaned_redis, find_taken
 from router.settings import (
@@ -25,6 +29,9 @@ from router.settings import (
     write_private_file,
 )
 from router.settings_faults import ENVIRONMENT_PREFIX
+
+if TYPE_CHECKING:
+    from router.runtime import Runtime
 
 ADMIN_KEY_FILE = "admin.key"
 """In `data_dir`: the first admin's key, for its owner's eyes only."""
@@ -128,7 +135,7 @@ def _run_tree(session: Session, settings: Settings, server: PrivateRedis | None)
     metrics = settings.data_dir / "metrics"
     shutil.rmtree(metrics, ignore_errors=True)  # counters of processes that are gone
     metrics.mkdir(mode=PRIVATE_FOLDER_MODE)
-    key = asyncio.run(first_admin_key(settings))
+    key = asyncio.run(prepare_store(settings))
     logs = settings.data_dir / "log"
     err.print(f"Starting. Logs: {escape(str(logs))}/")
     tree = ProcessTree(
@@ -150,19 +157,38 @@ def _forget_gauges(metrics: Path, pid: int) -> None:
         file.unlink(missing_ok=True)
 
 
-async def first_admin_key(settings: Settings) -> str:
-    """The key in `data_dir/admin.key`; a new one where there is none or Redis does not know it any more."""
-    from router.api_keys import Role  # noqa: PLC0415
-    from router.runtime import open_runtime  # noqa: PLC0415
+async def prepare_store(settings: Settings) -> str:
+    """What a first start needs: an admin's key, and in the sandbox the customer whose pocket it shows.
 
-    file = settings.data_dir / ADMIN_KEY_FILE
+    Returns the key, which stays in `data_dir/admin.key`; a new one is made where Redis does not know that one any more.
+    """
+    from router.runtime import open_runtime  # noqa: PLC0415 - loaded only once everything else is in order
+
     async with open_runtime(settings, "cli") as runtime:
-        kept = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-        if kept and await runtime.keys.check(kept) is not None:
-            return kept
-        _, plain = await runtime.keys.create(Role.ADMIN, "first admin")
+        if settings.sandbox_enabled:
+            await _introduce_customer(runtime)
+        return await _first_admin_key(runtime)
+
+
+async def _first_admin_key(runtime: "Runtime") -> str:
+    file = runtime.settings.data_dir / ADMIN_KEY_FILE
+    kept = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if kept and await runtime.keys.check(kept) is not None:
+        return kept
+    _, plain = await runtime.keys.create(Role.ADMIN, "first admin")
     write_private_file(file, plain)
     return plain
+
+
+async def _introduce_customer(runtime: "Runtime") -> None:
+    """The pocket's customer agreed to mail, texts and calls; otherwise there would be nowhere to move to."""
+    person = DEMO_CUSTOMER
+    mailbox = Address(Channel.EMAIL, person.email)
+    if await runtime.switchboard.find_customers(mailbox):
+        return
+    places = [mailbox, Address(Channel.SMS, person.phone), Address(Channel.PHONE, person.phone)]
+    bindings = [Binding(place, verified=True, order=order) for order, place in enumerate(places)]
+    await runtime.switchboard.create_customer(name=person.name, locale="en", bindings=bindings)
 
 
 def _say_where_to_look(settings: Settings, key: str) -> None:
