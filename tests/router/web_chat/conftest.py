@@ -186,8 +186,27 @@ class House:
     switchboard: FakeSwitchboard
     store: RedisAdapterStore
     adapter: WebchatAdapter
-    url: str
     http: aiohttp.ClientSession
+    runtime: Any
+    port: int = 0
+    _runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Serve; on the same port as before, if there was one."""
+        app = web.Application()
+        add_routes(app, self.runtime)
+        self._runner = web.AppRunner(app, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """The web process goes away."""
+        await self._runner.cleanup()
 
     def say_to(self, session: str, text: str, *, message_id: str = "m0-1", token: str = "a0-1",
                kind: Kind = Kind.MESSAGE) -> Any:  # fmt: skip
@@ -199,6 +218,14 @@ class House:
     async def connect(self, *, token: str = "", cursor: int = 0, origin: str = "") -> "Browser":
         """Open a socket and say hello."""
         return await _browse(self.http, self.url, token=token, cursor=cursor, origin=origin)
+
+
+@dataclass
+class ShopSite:
+    """Where the widget is embedded."""
+
+    origin: str = ""
+    widget_url: str = ""
 
 
 @dataclass
@@ -249,10 +276,31 @@ def browse() -> Any:
 
 
 @pytest.fixture
-async def house(redis_url: str) -> AsyncIterator[House]:
-    """One web chat that `https://shop.example` may embed; outboxes in a real Redis."""
+async def shop_site() -> AsyncIterator["ShopSite"]:
+    """Somebody's own site, on an origin of its own, that embeds the widget; its styles are hostile."""
+    site = ShopSite()
+
+    async def page(_: web.Request) -> web.Response:
+        style = "<style>div, p, button { color: red !important; display: none } * { font: 40px serif }</style>"
+        script = f'<script type="module" src="{site.widget_url}"></script>'
+        return web.Response(text=f"<!doctype html><title>Shop</title>{style}<body>{script}", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", page)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield site
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def house(redis_url: str, shop_site: "ShopSite") -> AsyncIterator[House]:
+    """One web chat that `https://shop.example` and the shop's site may embed; outboxes in a real Redis."""
     redis = connect(redis_url)
-    async with open_house(FakeSwitchboard(), RedisAdapterStore(Pipelined(redis), CHAT)) as one:
+    async with open_house(FakeSwitchboard(), RedisAdapterStore(Pipelined(redis), CHAT), shop_site.origin) as one:
+        shop_site.widget_url = f"{one.url}/chat/widget.js"
         yield one
     await redis.aclose()
 
@@ -270,12 +318,15 @@ def until() -> Callable[[Callable[[], object]], Any]:
 
 
 @contextlib.asynccontextmanager
-async def open_house(switchboard: Any, store: RedisAdapterStore) -> AsyncIterator[House]:
+async def open_house(
+    switchboard: Any, store: RedisAdapterStore, shop_origin: str = "https://shop.test"
+) -> AsyncIterator[House]:
     """A web role with one web chat on a free port."""
     clock = Clock()
     async with aiohttp.ClientSession() as http:
-        tools = Tools(CHAT, http, clock, store, None, lambda report: None, "Example Shop", "http://x")  # type: ignore[arg-type]
-        adapter = WebchatAdapter(WebchatSettings(id=CHAT, allowed_origins=("https://shop.example",)), tools)
+        tools = Tools(CHAT, http, clock, store, None, lambda report: None, "Example Shop", "http://x")
+        origins = ("https://shop.example", shop_origin)
+        adapter = WebchatAdapter(WebchatSettings(id=CHAT, allowed_origins=origins), tools)
         runtime = types.SimpleNamespace(
             settings=Settings(organisation="Example Shop", secret="s" * 40, public_url="https://talk.example"),
             switchboard=switchboard,
@@ -283,14 +334,9 @@ async def open_house(switchboard: Any, store: RedisAdapterStore) -> AsyncIterato
             clock=clock,
             adapter_store=lambda endpoint: store,
         )
-        app = web.Application()
-        add_routes(app, runtime)
-        runner = web.AppRunner(app, shutdown_timeout=1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
+        house = House(switchboard, store, adapter, http, runtime)
+        await house.start()
         try:
-            yield House(switchboard, store, adapter, f"http://127.0.0.1:{port}", http)
+            yield house
         finally:
-            await runner.cleanup()
+            await house.stop()

@@ -2,7 +2,9 @@
 const css = `
 :host { --ink: #17202a; --soft: #5a6673; --paper: #fff; --ground: #f4f6f8; --line: #d9dfe5; --ours: #fff; --mine: #0b5f56;
   --mine-ink: #fff; --accent: #0b5f56; --warn: #fff4d6; --warn-ink: #5c4400; --warn-line: #e5c466; --bad: #b3261e; --info: #e3f1f8; --info-ink: #11485f; --info-line: #9fcbe0;
-  color-scheme: light dark; font: 16px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink); }
+}
+/* A page's own rules beat :host, so nothing is inherited from it: the outermost parts begin anew. */
+.panel, .launch { all: initial; box-sizing: border-box; color-scheme: light dark; color: var(--ink); font: 16px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 @media (prefers-color-scheme: dark) { :host { --ink: #e9eef2; --soft: #a3b0bb; --paper: #1a2128; --ground: #12171c; --line: #35404a; --ours: #242d36;
   --mine: #14756a; --accent: #5fd0c0; --warn: #3a2f10; --warn-ink: #ffe3a1; --warn-line: #6d5a20; --bad: #ff9c94; --info: #123040; --info-ink: #bfe3f5; --info-line: #2c5a72; } }
 * { box-sizing: border-box; }
@@ -10,7 +12,7 @@ const css = `
 button, input, textarea { font: inherit; color: inherit; }
 button { cursor: pointer; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.launch { position: fixed; inset: auto 20px 20px auto; z-index: 2147483000; width: 60px; height: 60px; border: 0; border-radius: 50%;
+.launch { position: fixed; inset: auto 20px 20px auto; z-index: 2147483000; width: 60px; height: 60px; border: 0; border-radius: 50%; cursor: pointer;
   background: var(--mine); color: #fff; box-shadow: 0 6px 20px #0005; display: grid; place-items: center; }
 .launch svg { width: 28px; height: 28px; }
 .badge { position: absolute; top: -4px; right: -4px; min-width: 22px; padding: 0 6px; border-radius: 11px; background: #b3261e; color: #fff; font-size: 13px; line-height: 22px; }
