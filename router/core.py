@@ -98,7 +98,7 @@ class Core:
             return self._views.views
         statuses = {key: fresh(record, now) for key, record in (await self.board.statuses()).items()}
         gates = await self.control.gates(now)
-        plain = [self._view(endpoint, statuses, gates) for endpoint in self.capabilities]
+        plain = [self._view(endpoint, statuses, gates, order) for order, endpoint in enumerate(self.capabilities)]
         views = with_forced(plain, await self.failovers(), now)
         self._views = _Views(now, views, statuses)
         return views
@@ -155,6 +155,7 @@ class Core:
         endpoint: EndpointId,
         statuses: Mapping[tuple[EndpointId, Direction], StatusRecord],
         gates: Mapping[EndpointId, bool],
+        order: int,
     ) -> EndpointView:
         out = statuses.get((endpoint, Direction.OUT))
         inbound = statuses.get((endpoint, Direction.IN))
@@ -165,4 +166,5 @@ class Core:
             status_in=inbound.status if inbound else Status.UNKNOWN,
             gate_open=gates.get(endpoint, True),
             share=min(out.share if out else 1.0, inbound.share if inbound else 1.0),
+            order=order,
         )

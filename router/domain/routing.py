@@ -31,6 +31,8 @@ class EndpointView:
     """Of new conversations that a recovering endpoint takes, 0 to 1."""
     room: float = float("inf")
     """Messages a second it can still take beside its own traffic."""
+    order: int = 0
+    """Its place in the settings: of two alike, the first is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def choose_route(request: RouteRequest, endpoints: Sequence[EndpointView]) -> Ro
 
     The best choice is first. Between allowed choices decide, in this order: a forced failover's target, a verified
     address, a status without suspicion, where the person last wrote, the current leg, the same channel, whether
-    files can go, the person's own order, price, room.
+    files can go, the person's own order, price, the settings' order, room.
 
     Consent, class and the gate are never overridden. What only a percentage would leave out (a recovering
     endpoint's share, its room) is used all the same when it is the person's last working path.
@@ -248,6 +250,7 @@ def _weigh(request: RouteRequest, endpoint: EndpointView, index: int, binding: B
         binding.order,
         _channel_place(request.policy, binding.address.channel),
         endpoint.capabilities.price,
+        endpoint.order,
         -endpoint.room,
         endpoint.id,
         binding.address.value,
