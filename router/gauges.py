@@ -4,10 +4,12 @@ from collections import Counter as Tally
 from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge
+from redis.exceptions import RedisError
 
 from health.board import Board
 from router.domain.conversation import MessageState
 from router.store import keys
+from router.store.redis import StoreUnavailable
 from router.store.store import Store
 
 ALIVE_WITHIN_S = 10.0
@@ -35,7 +37,13 @@ class StoreGauges:
         self._read: dict[int, str] = {}
 
     async def refresh(self, now: float) -> None:
-        """Read Redis once and set them all; `now` in Unix seconds. Raises what Redis raises."""
+        """Read Redis once and set them all; `now` in Unix seconds. Raises StoreUnavailable."""
+        try:
+            await self._refresh(now)
+        except RedisError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _refresh(self, now: float) -> None:
         alive = Tally(beat.role for beat in await self._board.beats() if now - beat.at < ALIVE_WITHIN_S)
         if await self._board.supervisor() is not None:
             alive["supervise"] = max(1, alive["supervise"])

@@ -6,12 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 ENVIRONMENT_PREFIX = "THROUGHLINE_"
 QUIET_WORDS = ("secret", "password", "token", "key", "url")
 """A field with one of these in its name is never quoted back: it may hold a credential."""
 VALUE_LENGTH_MAX = 60
+
+Details = Mapping[str, Any]
+"""One of `ValidationError.errors()`: `type`, `loc`, `msg`, `input`, and `ctx` where the type has bounds."""
 
 WHAT_IS_WRONG = {
     "missing": "is missing",
@@ -67,10 +69,10 @@ def find_unknown_variables(environment: Mapping[str, str], fields: Sequence[str]
     return faults
 
 
-def _without_echoes(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+def _without_echoes(faults: Sequence[Details]) -> list[Details]:
     """A list reports its entries and itself, a choice each of its alternatives: keep the first fault of a field."""
     seen: set[tuple[object, ...]] = set()
-    kept: list[ErrorDetails] = []
+    kept: list[Details] = []
     for fault in faults:
         place = fault["loc"][:2] if fault["loc"][:1] != ("endpoints",) else fault["loc"]
         if place not in seen:
@@ -79,7 +81,7 @@ def _without_echoes(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     return kept
 
 
-def _describe(fault: ErrorDetails, where: str, model: type[BaseModel], environment: Mapping[str, str]) -> str:
+def _describe(fault: Details, where: str, model: type[BaseModel], environment: Mapping[str, str]) -> str:
     location = [str(part) for part in fault["loc"]]
     if location[:1] == ["endpoints"] and len(location) > 1:
         return _describe_endpoint(fault, where, location)
@@ -95,7 +97,7 @@ def _describe(fault: ErrorDetails, where: str, model: type[BaseModel], environme
     return f"{source}: {place} {_what_is_wrong(fault)}{_quoted(location[-1], fault)}.{meaning}"
 
 
-def _describe_endpoint(fault: ErrorDetails, where: str, location: list[str]) -> str:
+def _describe_endpoint(fault: Details, where: str, location: list[str]) -> str:
     """Endpoints are named by their number, from 1; what they hold is never quoted, for most of it is credentials."""
     number = int(location[1]) + 1 if location[1].isdecimal() else 0
     # A discriminated union puts the provider between the number and the field.
@@ -109,13 +111,13 @@ def _describe_endpoint(fault: ErrorDetails, where: str, location: list[str]) -> 
     return f"{where}: {place} {_what_is_wrong(fault)}. {remedy}"
 
 
-def _what_is_wrong(fault: ErrorDetails) -> str:
+def _what_is_wrong(fault: Details) -> str:
     template = WHAT_IS_WRONG.get(fault["type"])
     context: dict[str, Any] = fault.get("ctx", {})
     return template.format(**context) if template else f"is not valid: {fault['msg']}"
 
 
-def _quoted(name: str, fault: ErrorDetails) -> str:
+def _quoted(name: str, fault: Details) -> str:
     if fault["type"] in {"missing", "value_error"} or any(word in name for word in QUIET_WORDS):
         return ""
     value = repr(fault["input"])

@@ -7,17 +7,20 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from router.api_keys import KeysUnavailable
+from router.gauges import StoreGauges
 from router.switchboard import StoreUnavailable, SwitchboardError
 from router.telemetry import render_metrics, show_endpoint
 from router.web.auth import RUNTIME
 
 REDIS_TIMEOUT_S = 2.0
+GAUGES = web.AppKey("gauges", StoreGauges)
 
 log = structlog.get_logger()
 
 
 def add_routes(app: web.Application) -> None:
     """Serve the three."""
+    app[GAUGES] = StoreGauges(app[RUNTIME].store, app[RUNTIME].board)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
@@ -49,6 +52,7 @@ async def metrics(request: web.Request) -> web.Response:
                     due=state.due,
                     known=runtime.adapters.keys(),
                 )
+            await request.app[GAUGES].refresh(runtime.clock.now())
     except (StoreUnavailable, SwitchboardError, TimeoutError):
         # During an outage of Redis the gauges keep their last values, and the counters are still worth having.
         log.info("metrics.gauges_stale")
