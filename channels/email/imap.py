@@ -123,12 +123,11 @@ class ImapListener:
         wait_s = 0.5
         while True:
             started = self._tools.clock.monotonic()
-            try:
-                await self._read(accept)
-            except (OSError, IMAPClientError, EndpointUnavailable, EndpointMisconfigured) as error:
-                self._say_down(error)
-            except Exception:  # the rim: a mail that cannot be accepted now must not end the mailbox
-                log.warning("mailbox.read_failed", endpoint=self._reading.endpoint, exc_info=True)
+            [ended] = await asyncio.gather(self._read(accept), return_exceptions=True)
+            if isinstance(ended, OSError | IMAPClientError | EndpointUnavailable | EndpointMisconfigured):
+                self._say_down(ended)
+            else:  # a mail that cannot be accepted now must not end the mailbox; no traceback, it would hold the mail
+                log.warning("mailbox.read_failed", endpoint=self._reading.endpoint, error=type(ended).__name__)
             if self._tools.clock.monotonic() - started > BACKOFF_MAX_S:
                 wait_s = 0.5
             await self._tools.clock.sleep(wait_s * random.uniform(0.8, 1.2))

@@ -172,15 +172,13 @@ class _Take:
                     await self._accept(event)
         except UnreadableMail:
             return "550 5.6.0 the mail names no sender"
-        except Exception:  # the rim: whatever kept it from being durable, the sender must keep it and try again
-            log.warning("mail.refused", endpoint=self._reading.endpoint, exc_info=True)
-            return "451 4.3.0 not stored, try again"
         return "250 2.0.0 stored"
 
     async def answer_failure(self, error: Exception) -> str:
-        """Answer when aiosmtpd itself fails: nothing was stored."""
-        log.warning("mail_listener.tripped", endpoint=self._reading.endpoint, error=type(error).__name__)
-        return "451 4.3.0 our own fault, try again"
+        """Answer whatever kept a mail from being durable: the sender must keep it and try again."""
+        # No traceback: its variables hold the mail.
+        log.warning("mail.refused", endpoint=self._reading.endpoint, error=type(error).__name__)
+        return "451 4.3.0 not stored, try again"
 
 
 class _SmtpSession(SMTP):
@@ -213,6 +211,11 @@ class _SmtpSession(SMTP):
         if len(self._sessions) > CONNECTIONS_MAX and isinstance(transport, asyncio.WriteTransport):
             transport.write(b"421 4.3.2 too many connections\r\n")
             transport.close()
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Forget the mail that failed, so that the client can begin again."""
+        self.envelope = Envelope()
+        return await super().handle_exception(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the connection."""

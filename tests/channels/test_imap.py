@@ -160,11 +160,12 @@ class Imap:
         changed = asyncio.Event()
         self._changed.add(changed)
         self.idling += 1
-        writer.write(b"+ idling\r\n")
         if self.comes_with_idle:
             self.comes_with_idle = False
-            self.add(99)
-            writer.write(b"* 1 EXISTS\r\n")
+            self.add(99, announce=False)
+            writer.write(b"+ idling\r\n* 1 EXISTS\r\n")
+        else:
+            writer.write(b"+ idling\r\n")
         done = asyncio.ensure_future(reader.readline())
         try:
             while not done.done():

@@ -319,7 +319,9 @@ async def test_nobody_is_the_recipients_fault(world: World) -> None:
     """550 at RCPT counts against the address, and the connection goes on."""
     with pytest.raises(RecipientUnreachable, match=r"smtp_550_5\.1\.1"):
         await world.adapter.send(message(to="nobody@example.net"))
+    before = set(world.vendor._writers)
     await world.adapter.send(message())
+    assert set(world.vendor._writers) == before
 
 
 async def test_a_wrong_password_needs_a_person(world: World) -> None:
