@@ -121,14 +121,15 @@ async def read_lines(switchboard: Switchboard, view: ConversationView, endpoint:
 def may_see(message: Message, view: ConversationView, endpoint: EndpointId) -> bool:
     """Whether the customer said it, or may have been told it; what agents are told among themselves stays theirs.
 
-    A secret is shown where it was sent to and nowhere else.
+    A secret, and a notice (which says "here"), are shown where they were sent to and nowhere else.
     """
     if message.side is SideName.AGENT:
         own = {view.customer.id, view.conversation.customer_id}
         return message.kind is Kind.MESSAGE and message.author in own
     if message.kind not in {Kind.MESSAGE, Kind.NOTICE} or message.state not in SAID:
         return False
-    return message.message_class is not MessageClass.SECRET or message.endpoint == endpoint
+    bound_to_its_place = message.kind is Kind.NOTICE or message.message_class is MessageClass.SECRET
+    return message.endpoint == endpoint or not bound_to_its_place
 
 
 def _line(message: Message, endpoint: EndpointId) -> dict[str, object]:
@@ -140,5 +141,15 @@ def _line(message: Message, endpoint: EndpointId) -> dict[str, object]:
         "text": text if len(text) <= LINE_TEXT_MAX else text[: LINE_TEXT_MAX - 1] + "…",
         "author": message.author_name if ours == "us" else "",
         "at": message.created_at,
-        "via": "" if message.endpoint == endpoint else str(message.endpoint).partition("/")[0],
+        "via": _via(message, endpoint),
     }
+
+
+def _via(message: Message, endpoint: EndpointId) -> str | None:
+    """The channel it was said on; empty: here; None: nobody knows.
+
+    What a customer said goes out to an agent, and its record may name that endpoint instead of where it came in.
+    """
+    if message.side is SideName.AGENT and any(attempt.endpoint == message.endpoint for attempt in message.attempts):
+        return None
+    return "" if message.endpoint == endpoint else str(message.endpoint).partition("/")[0]

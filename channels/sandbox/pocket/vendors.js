@@ -12,7 +12,7 @@ const faults = {
   lose_silently: ["Lose silently", "Says it took it, delivers nothing, reports nothing."],
   flap: ["Flap", "Refuses and works by turns, 3 seconds each."],
 };
-// Short ones together: the nine fit in three lines.
+// Short ones together: the nine fit in two lines.
 const order = ["none", "refuse", "hang", "error", "slow", "flap", "throttle", "lose_silently", "drop_after_accept"];
 const names = { email: "Mail", sms: "Text messages", phone: "Calls" };
 

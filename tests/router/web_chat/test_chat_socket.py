@@ -130,13 +130,14 @@ async def test_history_shows_both_directions_and_nothing_that_is_not_the_custome
     said(talk, "For agents only", side=SideName.AGENT, author="g0-ben")
     said(talk, "Told to the agent", side=SideName.AGENT, kind=Kind.NOTICE, author="router")
     said(talk, "Code 123456", endpoint=SMS, message_class=MessageClass.SECRET)
-    said(talk, "We moved", kind=Kind.NOTICE, author="router")
+    said(talk, "We are back here", kind=Kind.NOTICE, author="router")
+    said(talk, "We go on here, by SMS", kind=Kind.NOTICE, author="router", endpoint=SMS)
     again = await house.connect(token=browser.token)
     lines = (await again.expect("history"))["lines"]
     assert [(line["from"], line["text"], line["via"]) for line in lines] == [
         ("customer", "My question", ""),
         ("us", "Sent by SMS", "sms"),
-        ("notice", "We moved", ""),
+        ("notice", "We are back here", ""),
     ]
     assert lines[0]["id"] == taken["message"]
     assert lines[1]["author"] == "Ana"

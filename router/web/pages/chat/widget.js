@@ -234,7 +234,7 @@ class Chat extends HTMLElement {
     for (const line of lines) {
       const today = daily.format(line.at * 1000);
       if (today !== day) nodes.push(this.mark(`day:${line.id}`, (day = today)));
-      const here = line.pending ? via : line.via || "chat";
+      const here = line.pending || line.via === null ? via : line.via || "chat";
       if (here !== via) nodes.push(this.mark(`via:${line.id}`, here === "chat" ? word("back") : word("via", { channel: word(here) })));
       via = here;
       nodes.push(line.node);
