@@ -154,8 +154,8 @@ class Tally:
 
     @property
     def hard(self) -> bool:
-        """At least one send or probe has failed for good."""
-        return self.fast > 0 or self.sends.hard > 0 or self.probes.hard > 0
+        """At least two sends or probes have failed for good: one may fall by chance among sends merely slow."""
+        return self.wrong[0] >= 2 or self.sends.hard + self.probes.hard >= 2
 
     @property
     def row(self) -> int:

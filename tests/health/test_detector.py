@@ -191,12 +191,13 @@ def test_a_withdrawn_failure_leaves_nothing_against_the_endpoint():
 
 @pytest.mark.parametrize("rate", [1, 10, 50])
 def test_an_endpoint_that_has_become_slow_is_not_taken_for_a_dead_one(rate):
-    """Every answer takes 4 s instead of 0.1 s: provisional failures all the time, all withdrawn."""
+    """Every answer takes 4 s instead of 0.1 s: provisional failures all the time, withdrawn, and a few real ones."""
     play = Play()
     events = []
     for number in range(60 * rate):
         sent = play.now + number / rate
         events += [(sent + 2, V.PROVISIONAL, f"t{number}"), (sent + 4, V.WITHDRAWN, f"t{number}")]
+    events += [(play.now + 1.5 + 7 * number, V.FAILURE, f"f{number}") for number in range(9)]
     for at, verdict, token in sorted(events):
         play.now = max(play.now, at)
         play._keep(play.detector.tick(play.now, 0))

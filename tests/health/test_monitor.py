@@ -1,6 +1,7 @@
 """The monitor's loop on a real board and virtual time: stories of outages."""
 
 import asyncio
+import itertools
 import statistics
 
 import pytest
@@ -330,7 +331,10 @@ async def test_a_worker_with_a_wrong_clock_does_no_harm(scene, board):
             await board.record([Evidence(ACME, OUT, Verdict.OK, Witness.OUTCOME, at)])
             await play.play(monitor, 1)
     assert (await board.statuses())[ACME, OUT].status is Status.UP
-    assert (await board.statuses())[ACME, OUT].since <= play.clock.at
+    ahead = play.clock.at + 3600
+    await board.record([Evidence(ACME, OUT, Verdict.MISCONFIGURED, Witness.OUTCOME, ahead, "", "auth_rejected")])
+    await play.play(monitor, 1)
+    assert play.became("acme", Status.DOWN)[0] <= play.clock.at
 
 
 async def test_the_loop_runs_until_cancelled_and_survives_a_failing_step(scene, caplog):
@@ -375,3 +379,42 @@ async def test_redis_goes_away_and_comes_back(scene, board, redis_client):
     await play.play(monitor, 10, beat)
     assert play.silent == []
     assert (await board.statuses())[ACME, OUT].status is Status.UP
+
+
+async def test_a_probe_that_ignores_its_end_is_not_joined_by_a_second(scene):
+    """Given up after 5 s and counted as failed, it still runs; no other begins beside it."""
+    play = scene(acme=target())
+    play.traffic.clear()
+    let_go = asyncio.Event()
+
+    async def stubborn(endpoint):
+        play.vendor.probes.append(endpoint)
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    monitor = play.monitor(probe=stubborn)
+    await play.play(monitor, 60)
+    assert len(play.vendor.probes) == 1
+    let_go.set()
+    await play.play(monitor, 2)
+    assert len(play.vendor.probes) > 1
+    await monitor.close()
+
+
+async def test_probes_of_a_burst_begin_a_second_apart(scene):
+    """Also where each fails at once."""
+    play = scene(acme=target(probe_s=3))
+    play.vendor.state[ACME] = "refused"
+    began = []
+
+    async def refuse(endpoint):
+        began.append(play.clock.at)
+        raise ConnectionRefusedError
+
+    await play.play(play.monitor(probe=refuse), 10)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
+    assert len(gaps) >= 3
+    assert min(gaps) >= 1
