@@ -129,7 +129,7 @@ def test_up_starts_says_where_to_look_and_stops_without_a_trace(up: Up) -> None:
 
 
 def test_a_killed_up_takes_its_children_along_and_the_next_one_takes_over(up: Up) -> None:
-    """SIGKILL leaves only the Redis behind, which the next start ends before it opens the folder and finds everything."""
+    """SIGKILL leaves only the Redis behind; the next start ends it, opens the same folder and finds everything."""
     up.start()
     children = up.stop(signal.SIGKILL)
     redis_pids = [pid for pid in children if "redis-server" in Path(f"/proc/{pid}/cmdline").read_text()]

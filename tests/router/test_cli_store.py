@@ -1,0 +1,144 @@
+"""The commands that ask Redis: keys, status, failovers, conversations."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from channels.messages import Address, Channel, InboundMessage
+from health.report import EndpointId
+from router.cli import throughline
+from router.cli_up import prepare_store
+from router.runtime import open_runtime
+from router.settings import load_settings
+
+DANA = Address(Channel.EMAIL, "dana@customer.test")
+MAIL = EndpointId("email/sandbox")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Path:
+    """An empty working folder and an empty Redis."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("THROUGHLINE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(throughline, list(arguments))
+
+
+def words(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def write_mail(text: str) -> str:
+    """Dana writes; the conversation's reference."""
+
+    async def write() -> str:
+        async with open_runtime(load_settings(), "cli") as runtime:
+            accepted = await runtime.switchboard.accept(
+                InboundMessage(endpoint=MAIL, vendor_id=text, sender=DANA, text=text, sent_at=0.0, subject="Order 77")
+            )
+            return (await runtime.switchboard.conversation(accepted.conversation_id)).conversation.reference
+
+    return asyncio.run(write())
+
+
+def test_a_key_is_made_listed_and_revoked() -> None:
+    """Shown once, then only its id, role and name."""
+    plain, *_ = words("key", "create", "--role", "ops", "--name", "grafana").split()
+    key_id = plain.split("_")[1]
+    listed = words("key", "list")
+    assert key_id in listed
+    assert "grafana" in listed
+    assert plain not in listed
+    assert "Revoked" in words("key", "revoke", key_id)
+    refused = run("key", "revoke", key_id)
+    assert refused.exit_code == 1
+    assert "There is no key" in refused.stderr
+
+
+def test_status_shows_every_endpoint_and_why() -> None:
+    """The stand-in vendors, the console and the chat, before anybody said anything about them."""
+    shown = words("status")
+    for endpoint in ("email/sandbox", "sms/sandbox", "sms/backup", "phone/sandbox", "chat/web", "chat/console"):
+        assert endpoint in shown
+    assert "Open incidents: none" in shown
+
+
+def test_a_failover_is_previewed_started_listed_and_stopped() -> None:
+    """With Redis alone: no other process runs in this test."""
+    assert "Would move 0" in words("failover", "preview", "sms/sandbox")
+    started = words("failover", "start", "sms/sandbox", "--to", "sms/backup", "--why", "a test", "--for", "5m", "--yes")
+    identity = started.split()[1].rstrip(",")
+    assert "away from sms/sandbox to sms/backup" in words("failover", "list")
+    assert "a test" in words("status")
+    assert "Ended" in words("failover", "stop", identity)
+    assert "No forced failover" in words("failover", "list")
+    assert identity in words("failover", "list", "--all")
+
+
+def test_a_failover_is_asked_about_before_it_starts() -> None:
+    """No is no."""
+    result = CliRunner().invoke(throughline, ["failover", "start", "sms/sandbox", "--why", "a test"], input="n\n")
+    assert result.exit_code == 1
+    assert "Would move 0" in result.output
+    assert "No forced failover" in words("failover", "list")
+
+
+def test_an_unknown_endpoint_is_named_with_those_there_are() -> None:
+    """Nothing is changed."""
+    refused = run("failover", "start", "sms/nowhere", "--why", "a test", "--yes")
+    assert refused.exit_code == 1
+    assert "There is no endpoint sms/nowhere" in refused.stderr
+    assert "sms/sandbox" in refused.stderr
+
+
+def test_what_the_switchboard_refuses_is_said_in_its_words() -> None:
+    """An expiry of a second is none."""
+    refused = run("failover", "start", "sms/sandbox", "--why", "a test", "--for", "1s", "--yes")
+    assert refused.exit_code == 1
+    assert "Traceback" not in refused.output
+    assert refused.stderr.strip()
+
+
+def test_a_conversation_is_listed_shown_and_answered() -> None:
+    """By its reference; the answer is accepted and waits for a dispatcher."""
+    reference = write_mail("My order never came.")
+    assert reference in words("conversation", "list")
+    accepted = words("conversation", "reply", reference, "We look into it.", "--as", "Ana")
+    assert "goes out at email/sandbox" in accepted
+    shown = words("conversation", "show", reference)
+    assert "My order never came." in shown
+    assert "We look into it." in shown
+    assert "Ana" in shown
+    assert "queued" in shown
+
+
+def test_an_unknown_conversation_is_said() -> None:
+    """Not a stack trace."""
+    refused = run("conversation", "show", "ZZZZZ")
+    assert refused.exit_code == 1
+    assert refused.stderr.strip()
+    assert "Traceback" not in refused.output
+
+
+def test_the_first_admin_key_is_made_once(folder: Path) -> None:
+    """The second start finds it; where Redis forgot it, there is a new one. The pocket's customer is there once."""
+    settings = load_settings()
+    first = asyncio.run(prepare_store(settings))
+    assert asyncio.run(prepare_store(settings)) == first
+    assert (folder / "var/admin.key").read_text().strip() == first
+    assert words("key", "list").count("first admin") == 1
+    words("key", "revoke", first.split("_")[1])
+    assert asyncio.run(prepare_store(settings)) != first
+    write_mail("Hello?")
+    assert "Dana Vogt" in words("conversation", "list")
