@@ -1,6 +1,7 @@
 """Moves sides: away from endpoints that are down, home again when they are well; planned purely, done in batches."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +9,7 @@ import structlog
 
 from health.report import EndpointId, Status
 from router.core import Core
-from router.domain.conversation import MessageClass, SideName
+from router.domain.conversation import NOWHERE, MessageClass, SideName
 from router.domain.failover import FailoverPlan, ForcedFailover, Move, plan_failback, plan_failover
 from router.domain.journal import Decision, DecisionKind, decisions_of, write_decision
 from router.domain.routing import EndpointView
@@ -32,6 +33,8 @@ class Mover:
 
     core: Core
     pace: Pace
+    moved: Counter[tuple[EndpointId, EndpointId]] = field(default_factory=Counter)
+    """Sides moved since somebody last took note, by where from and where to; nowhere: parked."""
     _cursors: dict[tuple[str, int, EndpointId], int] = field(default_factory=dict)
 
     async def lead_away(
@@ -112,9 +115,12 @@ class Mover:
             return 0
         answers = await self.core.store.rebind(shard, changes)
         await self._note(shard, plan, now, evidence)
-        moved = sum(
-            1 for change, answer in zip(changes, answers, strict=True) if isinstance(change, Rebind) and answer == "ok"
-        )
+        moved = 0
+        for change, answer in zip(changes, answers, strict=True):
+            if answer == "ok":
+                left = by_side[change.conversation_id, change.side].endpoint
+                self.moved[left, change.endpoint if isinstance(change, Rebind) else NOWHERE] += 1
+                moved += isinstance(change, Rebind)
         log.info("sides.moved", moved=moved, parked=len(plan.parked), reason=reason, evidence=evidence)
         return moved
 

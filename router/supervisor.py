@@ -1,6 +1,7 @@
 """The control plane: one supervisor at a time watches health, writes gates, moves sides."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from redis.exceptions import RedisError
 from channels.contract import Adapter
 from channels.messages import Channel
 from health.board import LeaseLost
+from health.incident import IncidentEvent
 from health.monitor import Monitor
 from health.report import Direction, EndpointId, Status, Transition
 from health.watch import MonitorTarget
@@ -31,6 +33,8 @@ RENEW_S = 2.0
 GATES_EVERY_S = 15.0
 FAILBACK_EVERY_S = 1.0
 PACE_EVERY_S = 1.0
+TELL_EVERY_S = 2.0
+"""Between two lines about moves in an incident's timeline."""
 LOST_REASONS = ("receipt", "canary")
 """Transitions to `down` for these say that messages were taken and lost."""
 RECALLED_S = 3600.0
@@ -50,6 +54,7 @@ class Supervisor:
     _gates_at: float = 0.0
     _failback_at: float = 0.0
     _pace_at: float = 0.0
+    _told_at: float = 0.0
     _usable: frozenset[EndpointId] = frozenset()
     _evidence: dict[EndpointId, str] = field(default_factory=dict)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,9 +129,26 @@ class Supervisor:
                 only_in = in_down and not out_down and view.forced != "down"
                 await mover.lead_away(view.id, views, evidence=evidence, inbound_only=only_in)
         await self._wake_parked(views)
+        if now - self._told_at >= TELL_EVERY_S and mover.moved:
+            self._told_at = now
+            await self._tell_incidents(mover, now)
         if now - self._failback_at >= FAILBACK_EVERY_S:
             self._failback_at = now
             await mover.lead_home(views, await self._suppressed(now))
+
+    async def _tell_incidents(self, mover: Mover, now: float) -> None:
+        """What was moved and parked belongs to the outage's timeline."""
+        moved, mover.moved = mover.moved, Counter()
+        for incident in await self.core.board.open_incidents():
+            endpoints = {one.endpoint for one in incident.affected}
+            lines = [
+                f"{count} from {left} to {target}" if target else f"{count} at {left} parked until there is a way"
+                for (left, target), count in sorted(moved.items())
+                if left in endpoints
+            ]
+            if lines:
+                event = IncidentEvent(now, "moved", f"Moved: {'; '.join(lines)}.")
+                await self.core.board.append_to_incident(incident.id, event)
 
     async def _write_gates(self, views: tuple[EndpointView, ...], now: float) -> None:
         """Closed where an endpoint is down or led away from; renewed long before they lapse."""
