@@ -41,6 +41,8 @@ BATCH_MAX = 100
 REREAD_MARGIN_S = 86_400.0
 BACKOFF_MAX_S = 30.0
 REPORT_TTL_S = 180.0
+HOST = r"^[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}$"
+"""A host name or an IP address."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,7 +54,7 @@ class ImapSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: Annotated[str, Field(min_length=1, max_length=253)]
+    host: Annotated[str, Field(pattern=HOST)]
     port: Annotated[int, Field(ge=1, le=65535)] = 993
     tls: Literal["tls", "starttls", "none"] = "tls"
     """`none` only for loopback."""
@@ -254,9 +256,13 @@ class ImapListener:
         self._report(Status.UP, "reading", "the mailbox is being read")
 
     def _say_down(self, error: Exception) -> None:
-        refused = isinstance(error, LoginError | EndpointMisconfigured)
-        reason = "login_refused" if refused else "unreachable"
-        words = "the mailbox refuses our login" if refused else f"the mailbox cannot be read: {type(error).__name__}"
+        match error:
+            case LoginError() | EndpointMisconfigured():
+                reason, words = "login_refused", "the mailbox refuses our login"
+            case ssl.SSLCertVerificationError():
+                reason, words = "certificate_invalid", "the mailbox's certificate is not valid"
+            case _:
+                reason, words = "unreachable", f"the mailbox cannot be read: {type(error).__name__}"
         if not self._is_down:
             log.warning("mailbox.went_down", endpoint=self._reading.endpoint, reason=reason)
         self._is_down = True

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import structlog
 from aiosmtpd.lmtp import LMTP
@@ -42,7 +42,7 @@ class LmtpSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9_:][A-Za-z0-9._:-]{0,252}$")] = "127.0.0.1"
     """Loopback unless a firewall lets only our own mail server in: whoever reaches it can write as anybody."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8024
     protocol: Literal["lmtp", "smtp"] = "lmtp"
@@ -208,9 +208,11 @@ class _SmtpSession(SMTP):
         self._counted = transport
         self._sessions.add(transport)
         super().connection_made(transport)
-        if len(self._sessions) > CONNECTIONS_MAX and isinstance(transport, asyncio.WriteTransport):
-            transport.write(b"421 4.3.2 too many connections\r\n")
-            transport.close()
+        if len(self._sessions) > CONNECTIONS_MAX:
+            # Not isinstance: uvloop's transports inherit from nothing.
+            stream = cast("asyncio.WriteTransport", transport)
+            stream.write(b"421 4.3.2 too many connections\r\n")
+            stream.close()
 
     async def handle_exception(self, error: Exception) -> str:
         """Forget the mail that failed, so that the client can begin again."""

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from channels.contract import Accept, Capabilities, EndpointSettings
-from channels.email.imap import ImapListener, ImapSettings
+from channels.email.imap import HOST, ImapListener, ImapSettings
 from channels.email.lmtp import LmtpListener, LmtpSettings
 from channels.email.oauth import OAuth2Settings, TokenSource
 from channels.email.submission import AFTER_DOT_S, TO_DOT_S, Server, Submission, TlsMode
@@ -40,7 +40,7 @@ class SmtpSettings(EndpointSettings):
     """One `[[endpoints]]` table of an email account."""
 
     provider: Literal["smtp"]
-    host: Annotated[str, Field(min_length=1, max_length=253)]
+    host: Annotated[str, Field(pattern=HOST)]
     """The submission server."""
     port: Annotated[int, Field(ge=1, le=65535)] = 587
     tls: TlsMode = "starttls"
