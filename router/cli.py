@@ -8,7 +8,7 @@ import click
 
 from router import cli_conversation, cli_doctor, cli_endpoint, cli_failover, cli_key, cli_roles, cli_status, cli_up
 from router.cli_rim import SETTINGS_STATUS, Session, say_fault
-from router.domain.wording import WordingError
+from router.domain.catalogues import WordingError
 from router.settings import SETTINGS_FILE, SETTINGS_VARIABLE, SettingsError
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from router.settings import Settings, default_broker_url, find_settings_file, load_settings
+from router.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
@@ -96,6 +97,7 @@ async def _ask(settings: Settings, question: Callable[["Runtime"], Awaitable[Ans
     from router.runtime import open_runtime  # noqa: PLC0415
     from router.switchboard import StoreUnavailable, SwitchboardError  # noqa: PLC0415
 
+    configure_logging("warning")  # what is asked for is said by the command; a log line would stand in between
     async with open_runtime(settings, "cli") as runtime:
         try:
             return await question(runtime)

@@ -84,4 +84,5 @@ def audit(session: Session) -> None:
 async def _audit(runtime: "Runtime") -> list[object]:
     from router.audit import audit as find_faults  # noqa: PLC0415
 
-    return list(await find_faults(runtime.store))
+    core = runtime.core
+    return list(await find_faults(core.store, core.control, core.board, core.files, now=core.clock.now()))

@@ -29,6 +29,7 @@ from router.settings import (
     write_private_file,
 )
 from router.settings_faults import ENVIRONMENT_PREFIX
+from router.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
@@ -46,6 +47,7 @@ def up(session: Session) -> None:
 
     Ctrl-C stops it all and leaves nothing behind; what was accepted is found again at the next start.
     """
+    configure_logging("warning")
     settings = session.settings
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
     with _only_one(settings.data_dir):

@@ -1,15 +1,18 @@
 """The command line: words for people, statuses for machines."""
 
 import json
+import logging
 import os
 import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from channels.contract import Adapter
@@ -23,13 +26,16 @@ from router.settings import Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working folder, and no settings in the environment."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith("THROUGHLINE_"):
             monkeypatch.delenv(name)
-    return tmp_path
+    yield tmp_path
+    # Commands send logs to the standard error of their own run, which is gone by now.
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
 
 
 def run(*arguments: str) -> Result:

@@ -1,10 +1,13 @@
 """The commands that ask Redis: keys, status, failovers, conversations."""
 
 import asyncio
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from channels.messages import Address, Channel, InboundMessage
@@ -19,14 +22,17 @@ MAIL = EndpointId("email/sandbox")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
     """An empty working folder and an empty Redis."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith("THROUGHLINE_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    return tmp_path
+    yield tmp_path
+    # Commands send logs to the standard error of their own run, which is gone by now.
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
 
 
 def run(*arguments: str) -> Result:
@@ -142,3 +148,9 @@ def test_the_first_admin_key_is_made_once(folder: Path) -> None:
     assert asyncio.run(prepare_store(settings)) != first
     write_mail("Hello?")
     assert "Dana Vogt" in words("conversation", "list")
+
+
+def test_an_audit_of_what_is_sound_finds_nothing() -> None:
+    """Status 0, and the words that one hopes for."""
+    write_mail("My order never came.")
+    assert "Nothing wrong" in words("audit")
