@@ -75,6 +75,12 @@ class _Connection:
     def alive(self) -> bool:
         return self.smtp.is_connected and self.used < MESSAGES_MAX
 
+    def leave(self) -> None:
+        """Say goodbye, wait for no answer."""
+        if self.smtp.protocol is not None and self.smtp.is_connected:
+            self.smtp.protocol.write(b"QUIT\r\n")
+        self.close()
+
     def close(self) -> None:
         self.smtp.close()
 
@@ -125,8 +131,11 @@ class Submission:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
             self._sweeper = None
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().leave()
 
     async def _begin(self, mail: Mail) -> _Connection:
         """Everything before the final dot. The connection returned has the whole mail written out but for the dot."""
@@ -157,6 +166,7 @@ class Submission:
                 return connection
             except (SMTPServerDisconnected, TimeoutError, EndpointUnavailable):
                 connection.close()
+                self._drop_idle()  # the others are no better: trying each would use up the time of this mail
             except BaseException:  # the envelope is open or the session broken: never reuse it
                 connection.close()
                 raise
@@ -202,7 +212,7 @@ class Submission:
         while self._idle:
             await asyncio.sleep(self._server.idle_s / 2)
             while self._idle and self._clock.monotonic() - self._idle[0].idle_since >= self._server.idle_s:
-                self._idle.popleft().close()
+                self._idle.popleft().leave()
 
     async def _open(self) -> _Connection:
         """A new session, with TLS and logged in."""

@@ -260,6 +260,19 @@ async def test_an_idle_connection_that_hangs_is_replaced(world: World, monkeypat
     assert len(world.journal.entries) == 2
 
 
+async def test_dead_idle_connections_are_dropped_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five idle connections that all say nothing cost one wait, not five."""
+    monkeypatch.setattr(submission, "REUSED_S", 0.3)
+    monkeypatch.setattr(submission, "TO_DOT_S", 1.0)
+    await asyncio.gather(*(world.adapter.send(message(number)) for number in range(5)))
+    assert len(world.vendor._writers) == 5
+    await world.vendor.set_fault(Fault.HANG)
+    sending = asyncio.create_task(world.adapter.send(message(9)))
+    await asyncio.sleep(0.1)
+    await world.vendor.set_fault(Fault.NONE)
+    await sending
+
+
 async def test_a_drop_after_the_dot_is_unknown(world: World) -> None:
     """The server took it and broke off: nobody may send it again unflagged."""
     await world.vendor.set_fault(Fault.DROP_AFTER_ACCEPT)
@@ -442,6 +455,27 @@ async def test_a_customer_answers_and_it_comes_back_whole(world: World) -> None:
     assert event.in_reply_to[0] == "<m1@throughline.test>"
     assert event.sender == Address(Channel.EMAIL, "customer@example.net")
     assert not event.automatic
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_the_stand_in_provider_keeps_mail_until_it_is_taken(world: World) -> None:
+    """A customer writes while nobody listens, then while nothing can be stored: the mail comes, once."""
+    await world.vendor.write("customer@example.net", "Anybody there?", subject="Hello")
+    failures = 1
+
+    async def accept(event: Event) -> Accepted:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise LocalFault("Redis is away")
+        return await world.accept(event)
+
+    listening = asyncio.create_task(world.adapter.listen(accept))
+    await until(lambda: bool(world.events))
+    [event] = world.events
+    assert isinstance(event, InboundMessage)
+    assert (event.text, event.subject) == ("Anybody there?", "Hello")
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
 
