@@ -2,10 +2,28 @@
 import { fill, make, post, time } from "./dom.js";
 
 const plain = (subject) => subject.replace(/^((re|aw|sv|tr|fwd?)\s*:\s*)+/i, "").trim() || "(no subject)";
+const idOf = (entry) => entry.details.message_id || entry.vendor_id;
+const idsIn = (entry) => `${entry.details.in_reply_to ?? ""} ${entry.details.references ?? ""}`.split(/\s+/).filter(Boolean);
+
+// Mails by thread, as a mail program sorts them: by what they refer to, whatever their subject says. A thread's key is
+// the number of its first mail.
+function sort(mails) {
+  const threads = new Map();
+  const known = new Map();
+  for (const mail of mails) {
+    const ids = [idOf(mail), ...idsIn(mail)];
+    const key = ids.map((id) => known.get(id)).find(Boolean) ?? mail.number;
+    if (!threads.has(key)) threads.set(key, []);
+    threads.get(key).push(mail);
+    for (const id of ids) if (id && !known.has(id)) known.set(id, key);
+  }
+  return threads;
+}
 
 export class Mailbox {
   constructor(root) {
     this.open = null;
+    this.sentAfter = Infinity;
     this.read = new Map();
     this.address = make("span", { className: "hint" });
     const fresh = make("button", { type: "button", className: "main" }, "New mail");
@@ -20,7 +38,7 @@ export class Mailbox {
     this.panes = make("div", { className: "panes" }, this.threads, this.reading);
     root.append(make("div", { className: "title" }, make("h2", {}, "Mailbox"), this.address, fresh), this.nothing, this.panes);
     fresh.onclick = () => {
-      this.open = "";
+      this.open = 0;
       this.again();
       this.newSubject.focus();
     };
@@ -34,13 +52,14 @@ export class Mailbox {
   async send() {
     const text = this.text.value.trim();
     if (!text) return;
-    const thread = this.byName.get(this.open);
+    const thread = this.sorted.get(this.open);
     const last = thread?.findLast((entry) => entry.to_customer && entry.delivered);
-    const subject = thread ? `Re: ${this.open}` : this.newSubject.value.trim() || "(no subject)";
+    const subject = thread ? `Re: ${plain(thread.at(-1).subject)}` : this.newSubject.value.trim() || "(no subject)";
     const body = { endpoint: this.endpoint, customer: this.mailbox, text, subject, ...(last ? { in_reply_to: last.number } : {}) };
     if (await post("/api/write", body)) {
       this.text.value = this.newSubject.value = "";
-      this.open = plain(subject);
+      // A new thread is opened as soon as its mail is on the wire, which the stream tells.
+      if (!thread) this.sentAfter = this.last;
       this.again();
     }
   }
@@ -55,28 +74,25 @@ export class Mailbox {
     this.address.textContent = customer.email;
     this.nothing.hidden = Boolean(this.mailbox && this.endpoint);
     this.panes.hidden = !this.nothing.hidden;
-    this.byName = new Map();
-    for (const entry of entries) {
-      if (entry.customer !== this.mailbox || !entry.endpoint.startsWith("email/")) continue;
-      const name = plain(entry.subject);
-      if (!this.byName.has(name)) this.byName.set(name, []);
-      this.byName.get(name).push(entry);
-    }
-    const latest = [...this.byName].sort((a, b) => b[1].at(-1).number - a[1].at(-1).number);
-    if (this.open === null || (this.open && !this.byName.has(this.open))) this.open = latest[0]?.[0] ?? "";
+    this.sorted = sort(entries.filter((entry) => entry.customer === this.mailbox && entry.endpoint.startsWith("email/")));
+    const latest = [...this.sorted].sort((a, b) => b[1].at(-1).number - a[1].at(-1).number);
+    const sent = latest.find(([key, mails]) => key > this.sentAfter && !mails[0].to_customer);
+    if (sent) [this.open, this.sentAfter] = [sent[0], Infinity];
+    this.last = entries.at(-1)?.number ?? 0;
+    if (this.open === null || (this.open && !this.sorted.has(this.open))) this.open = latest[0]?.[0] ?? 0;
     this.drawThreads(latest);
-    this.drawThread(this.byName.get(this.open));
+    this.drawThread(this.sorted.get(this.open));
   }
 
   drawThreads(latest) {
-    fill(this.threads, latest.map(([name, mails]) => {
+    fill(this.threads, latest.map(([key, mails]) => {
       const last = mails.at(-1);
-      const isNew = name !== this.open && last.to_customer && last.delivered && last.number > (this.read.get(name) ?? 0);
+      const isNew = key !== this.open && last.to_customer && last.delivered && last.number > (this.read.get(key) ?? 0);
       const button = make("button", { type: "button", className: isNew ? "new" : "" },
-        make("b", {}, name), make("small", {}, `${mails.length} · ${time(last.at)}`), make("span", {}, last.to_customer && !last.delivered ? "(not delivered)" : last.text.slice(0, 80)));
-      button.ariaCurrent = String(name === this.open);
+        make("b", {}, plain(mails[0].subject)), make("small", {}, `${mails.length} · ${time(last.at)}`), make("span", {}, last.to_customer && !last.delivered ? "(not delivered)" : last.text.slice(0, 80)));
+      button.ariaCurrent = String(key === this.open);
       button.onclick = () => {
-        this.open = name;
+        this.open = key;
         this.again();
         this.mails.scrollTop = this.mails.scrollHeight;
       };
@@ -86,7 +102,7 @@ export class Mailbox {
   }
 
   drawThread(mails) {
-    this.subject.textContent = mails ? this.open : "New mail to support";
+    this.subject.textContent = mails ? plain(mails.at(-1).subject) : "New mail to support";
     this.newSubject.hidden = Boolean(mails);
     this.text.placeholder = mails ? "Write an answer" : "Write to support";
     if (mails) this.read.set(this.open, mails.at(-1).number);
