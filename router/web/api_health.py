@@ -28,7 +28,7 @@ async def incidents(call: Call[Nothing, models.IncidentQuery]) -> models.Inciden
 
 async def acknowledge_incident(call: Call[Nothing, Nothing]) -> models.Incident:
     """Say that somebody looks after it."""
-    done = await call.switchboard.acknowledge_incident(call.path["incident_id"], call.key.author)
+    done = await call.switchboard.acknowledge_incident(call.path["incident_id"], call.key.name)
     return models.Incident.of(done)
 
 
@@ -47,7 +47,7 @@ async def start_failover(call: Call[models.NewFailover, Nothing]) -> models.Fail
     started = await call.switchboard.start_failover(
         scope=body.scope_ids,
         target=body.target_id,
-        who=call.key.author,
+        who=call.key.name,
         why=body.why.strip(),
         expires_in_s=body.expires_in_s,
     )
@@ -57,4 +57,4 @@ async def start_failover(call: Call[models.NewFailover, Nothing]) -> models.Fail
 
 async def stop_failover(call: Call[Nothing, Nothing]) -> models.Failover:
     """End it now; health's view holds again."""
-    return models.Failover.of(await call.switchboard.stop_failover(call.path["failover_id"], call.key.author))
+    return models.Failover.of(await call.switchboard.stop_failover(call.path["failover_id"], call.key.name))

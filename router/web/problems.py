@@ -46,8 +46,8 @@ class Problem(Exception):
 REASONS: Mapping[str, str] = {
     "bad_json": "The body is not JSON.",
     "bad_request": "The request is malformed.",
-    "closed": "The conversation is closed.",
     "console_token": "A request with the console's cookie lacks its X-CSRF-Token.",
+    "conversation_closed": "The conversation is closed: it takes no more messages until the customer writes again.",
     "idempotency_key_missing": "This request needs an Idempotency-Key header.",
     "internal": "Our fault; the request id finds it in the log.",
     "invalid": "One or more fields are wrong; `errors` names them.",

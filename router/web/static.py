@@ -11,6 +11,9 @@ from router.web.problems import Problem
 FOLDER = Path(__file__).parent / "console"
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
+PAGES = {"/console/": "index.html", "/console/login": "index.html", "/favicon.ico": "icon.svg"}
+"""Addresses without a file name of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asset:
@@ -37,7 +40,7 @@ def add_routes(app: web.Application) -> None:
     assets = read_assets()
 
     async def serve(request: web.Request) -> web.Response:
-        asset = assets.get(request.match_info.get("file") or "index.html")
+        asset = assets.get(request.match_info.get("file", PAGES.get(request.path, "")))
         if asset is None:
             raise Problem(404, "not_found", "There is no such file.")
         headers = {"ETag": f'"{asset.etag}"', "Cache-Control": "no-cache"}
@@ -50,5 +53,6 @@ def add_routes(app: web.Application) -> None:
 
     app.router.add_get("/", lead)
     app.router.add_get("/console", lead)
-    app.router.add_get("/console/", serve)
+    for path in PAGES:
+        app.router.add_get(path, serve)
     app.router.add_get("/console/{file}", serve)

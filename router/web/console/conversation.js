@@ -96,7 +96,7 @@ function Head({ view, change, close }) {
       <h2>${view.customer_name || "Customer"}</h2>
       <p>
         <span class="reference">${view.reference}</span>
-        ${view.subject ? html`<span>${view.subject}</span>` : null}
+        ${view.subject ? html`<span class="about" title=${view.subject}>${view.subject}</span>` : null}
         ${view.open
           ? view.waiting_since
             ? html`<span class="waits">waits <${Since} at=${view.waiting_since} /></span>`
@@ -138,5 +138,5 @@ export function Conversation({ id }) {
       ? html`<${Transcript} said=${said || []} view=${view} changed=${refresh} />`
       : html`<p class="hint pad">Your role sees where a conversation is, not what is said in it.</p>`}
     ${mayTalk.value && view.open ? html`<${Reply} view=${view} path=${path} sent=${refresh} />` : null}
-    ${view.open ? null : html`<p class="closed-note" role="status">This conversation is closed. When the customer writes again, a new one begins.</p>`}`;
+    ${view.open ? null : html`<p class="closed-note" role="status">This conversation is closed. The customer can reopen it by writing.</p>`}`;
 }

@@ -20,8 +20,8 @@ function Card({ one }) {
       <span class="hint">${one.provider}</span>
     </div>
     <p class="card-status">
-      <${Status} status=${one.status_out} way="Out" />
-      <${Status} status=${one.status_in} way="In" />
+      <${Status} status=${one.status_out} way="Out:" />
+      <${Status} status=${one.status_in} way="In:" />
     </p>
     ${why && !(well && !one.words) ? html`<p class="why">${why}</p>` : null}
     <dl>

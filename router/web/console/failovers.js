@@ -66,7 +66,7 @@ function Start() {
     }
     setBusy(false);
   }
-  return html`<form class="panel force" onSubmit=${(event) => (event.preventDefault(), post(!preview))}>
+  return html`<form class="panel force" onSubmit=${(event) => (event.preventDefault(), scope.length && !busy && post(true))}>
     <h2>Force a failover</h2>
     <p class="hint">It overrides health both ways and ends by itself. Nobody is moved home without soak.</p>
     <fieldset>
@@ -98,10 +98,10 @@ function Start() {
     <${Fault} problem=${problem} />
     <p class="actions">
       ${preview
-        ? html`<button type="submit" class="danger" disabled=${busy || !why.trim()}>Start failover</button>
-            <button type="button" class="quiet" onClick=${() => setPreview(null)}>Back</button>
+        ? html`<button key="back" type="button" onClick=${() => setPreview(null)}>Back</button>
+            <button key="start" type="button" class="danger" disabled=${busy || !why.trim()} onClick=${() => post(false)}>Start failover</button>
             ${why.trim() ? null : html`<span class="hint">Say why first: whoever reads the journal will want to know.</span>`}`
-        : html`<button type="submit" class="primary" disabled=${busy || !scope.length}>Preview</button>
+        : html`<button key="preview" type="submit" class="primary" disabled=${busy || !scope.length}>Preview</button>
             ${scope.length ? null : html`<span class="hint">Choose what to lead away from.</span>`}`}
     </p>
   </form>`;

@@ -1,0 +1,97 @@
+"""The whole HTTP face on a real socket, a real Redis and the real switchboard, with keys to come in with."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+from aiohttp.test_utils import TestClient, TestServer
+from pydantic import TypeAdapter
+
+from channels.messages import Address, Channel, InboundMessage
+from channels.registry import AnyEndpointSettings
+from health.report import EndpointId
+from router.api_keys import ApiKeys, Role
+from router.runtime import Runtime, open_runtime
+from router.settings import Settings
+from router.web.app import build_app
+
+SMS = EndpointId("sms/twilio")
+ACCOUNT = "AC" + "0" * 32
+TOKEN = "an-auth-token-nobody-may-see"
+PUBLIC_URL = "https://talk.example.org/router"
+
+
+@dataclass
+class Face:
+    """What a test needs of it."""
+
+    client: "TestClient[Any, Any]"
+    runtime: Runtime
+    agent: dict[str, str]
+    ops: dict[str, str]
+    admin: dict[str, str]
+    plain: dict[str, str]
+
+    async def hear(self, text: str, sender: str = "+12025550177", vendor_id: str = "SM" + "1" * 32) -> str:
+        """A customer writes by SMS; the conversation's id."""
+        message = InboundMessage(
+            endpoint=SMS,
+            vendor_id=vendor_id,
+            sender=Address(Channel.SMS, sender),
+            text=text,
+            sent_at=self.runtime.clock.now(),
+            recipient="+12025550100",
+            sender_name="Ada Fischer",
+        )
+        return (await self.runtime.switchboard.accept(message)).conversation_id
+
+
+@pytest.fixture
+async def keys(redis_url: str) -> AsyncIterator[ApiKeys]:
+    """An empty store of keys."""
+    client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
+    yield ApiKeys(client, "tl")
+    await client.aclose()
+
+
+@pytest.fixture
+def public_url() -> str:
+    """Where vendors believe that we are."""
+    return PUBLIC_URL
+
+
+@pytest.fixture
+async def runtime(redis_url: str, public_url: str, tmp_path: Path) -> AsyncIterator[Runtime]:
+    """What the composition root hands the face: one SMS endpoint, the console, our own chat."""
+    reader: TypeAdapter[AnyEndpointSettings] = TypeAdapter(AnyEndpointSettings)
+    table = {
+        "id": SMS,
+        "provider": "twilio-sms",
+        "account_sid": ACCOUNT,
+        "auth_token": TOKEN,
+        "from_number": "+12025550100",
+    }
+    settings = Settings(
+        organisation="Northwind Bank",
+        public_url=public_url,
+        redis_url=redis_url,
+        data_dir=tmp_path,
+        secret="a secret for tests, of 32 characters or more",
+        endpoints=(reader.validate_python(table),),
+    )
+    async with open_runtime(settings, "web") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def face(runtime: Runtime) -> AsyncIterator[Face]:
+    """The face, listening."""
+    made = await asyncio.gather(*(runtime.keys.create(role, f"{role.value} one") for role in Role))
+    plain = {role.value: key for role, (_, key) in zip(Role, made, strict=True)}
+    bearer = {role: {"Authorization": f"Bearer {key}"} for role, key in plain.items()}
+    async with TestClient(TestServer(build_app(runtime))) as client:
+        yield Face(client, runtime, bearer["agent"], bearer["ops"], bearer["admin"], plain)

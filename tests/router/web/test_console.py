@@ -1,0 +1,115 @@
+"""The console in a real browser, against the real face: log in, see who waits, answer, force a failover."""
+
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
+WAIT_MS = 15_000
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH"),
+    # Playwright's own event-loop objects are let go of after the test's loop closed.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def public_url() -> str:
+    """The browser comes without TLS, so the cookie must do without it too."""
+    return "http://127.0.0.1"
+
+
+@pytest.fixture
+async def base(face: Any) -> str:
+    """Where the face listens."""
+    return str(face.client.make_url("/")).rstrip("/")
+
+
+@pytest.fixture
+async def page(base: str) -> AsyncIterator[Any]:
+    """An empty page; anything the browser complains about fails the test."""
+    from playwright.async_api import async_playwright
+
+    complaints: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            context = await browser.new_context(viewport={"width": 1280, "height": 820})
+            opened = await context.new_page()
+            opened.set_default_timeout(WAIT_MS)
+            opened.on("pageerror", lambda error: complaints.append(str(error)))
+            opened.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+            yield opened
+        finally:
+            await browser.close()
+    expected = "401 (Unauthorized)"  # a page that is not logged in asks who is
+    assert [line for line in complaints if expected not in line] == []
+
+
+async def test_an_agent_logs_in_sees_who_waits_and_answers(face: Any, base: str, page: Any) -> None:
+    """What the customer wrote is on the screen, the answer stands behind it and is in the transcript of the API."""
+    conversation_id = await face.hear("Where is my <b>card</b>?")
+    await page.goto(f"{base}/")
+    await page.get_by_label("API key").fill("tl_wrong")
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_role("alert").get_by_text("unknown or was revoked").wait_for()
+    await page.get_by_label("API key").fill(face.plain["agent"])
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await page.get_by_role("log").get_by_text("Where is my <b>card</b>?").wait_for()
+    await page.get_by_text("Goes out by").wait_for()
+    box = page.get_by_role("textbox")
+    await box.fill("It is on its way to you.")
+    await page.get_by_text("24 of 1,600 characters").wait_for()
+    await page.get_by_text("1 SMS").wait_for()
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_role("log").get_by_text("It is on its way to you.").wait_for()
+    assert await box.input_value() == ""
+    path = f"/v1/conversations/{conversation_id}/messages"
+    said = await (await face.client.get(path, headers=face.agent)).json()
+    assert [one["text"] for one in said["items"]] == ["Where is my <b>card</b>?", "It is on its way to you."]
+    assert await page.evaluate("document.cookie") == ""
+
+
+async def test_a_new_message_shows_up_by_itself(face: Any, base: str, page: Any) -> None:
+    """The list is live: nobody reloads, and the newcomer is there."""
+    await page.goto(f"{base}/console/login#{face.plain['admin']}")
+    await page.get_by_text("Nobody waits").wait_for()
+    assert "tl_" not in page.url
+    await page.get_by_text("Live", exact=True).wait_for()
+    await face.hear("Is anybody there?")
+    await page.get_by_role("link", name="Ada Fischer").wait_for()
+
+
+async def test_ops_preview_start_and_stop_a_failover(face: Any, base: str, page: Any) -> None:
+    """Nothing starts before it was looked at and given a reason; what runs is listed and can be stopped."""
+    await page.goto(f"{base}/console/login#{face.plain['ops']}")
+    await page.get_by_role("link", name="Failovers").click()
+    await page.get_by_role("checkbox", name="sms/twilio").check()
+    await page.get_by_role("button", name="Preview").click()
+    await page.get_by_text("What it would do now").wait_for()
+    start = page.get_by_role("button", name="Start failover")
+    assert await start.is_disabled()
+    await page.get_by_label("Because").fill("The vendor announced work")
+    await start.click()
+    await page.get_by_text("active", exact=True).wait_for()
+    listed = await face.runtime.switchboard.failovers()
+    assert [one.why for one in listed] == ["The vendor announced work"]
+    await page.get_by_role("button", name="Stop…").click()
+    await page.get_by_role("button", name="Stop it now").click()
+    await page.get_by_text("stopped", exact=True).wait_for()
+    assert await face.runtime.switchboard.failovers() == []
+
+
+async def test_a_session_ends_with_its_key(face: Any, base: str, page: Any) -> None:
+    """A revoked key's console is back at the login page with its next question."""
+    await page.goto(f"{base}/console/login#{face.plain['agent']}")
+    await page.get_by_text("Nobody waits").wait_for()
+    await face.runtime.keys.revoke(face.plain["agent"].split("_")[1])
+    await page.reload()
+    await page.get_by_label("API key").wait_for()

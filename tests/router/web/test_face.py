@@ -1,0 +1,163 @@
+"""What every answer has: headers, docs, health, metrics, logs that keep secrets, files that are what they say."""
+
+import hashlib
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+
+from router.telemetry import configure_logging, redact
+from router.web.static import FOLDER
+
+
+async def test_every_answer_is_guarded(face: Any) -> None:
+    """A strict policy on pages, API, problems and files alike; a request id that is ours or the caller's."""
+    for path in ("/console/", "/docs", "/v1/me", "/nothing", "/healthz", "/console/vendor.js"):
+        answer = await face.client.get(path, headers={"X-Request-ID": "trace-0123"})
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'self';")
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Strict-Transport-Security"]
+        assert answer.headers["X-Request-ID"] == "trace-0123"
+    answer = await face.client.get("/healthz", headers={"X-Request-ID": "<script>"})
+    assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-ID"])
+
+
+async def test_health_readiness_and_metrics(face: Any) -> None:
+    """All three answer machines without a key; metrics hold endpoints and outcomes, no id and no address."""
+    conversation_id = await face.hear("Hello")
+    await face.client.get(f"/v1/conversations/{conversation_id}", headers=face.agent)
+    assert (await face.client.get("/healthz")).status == 200
+    ready = await face.client.get("/readyz")
+    assert ready.status == 200
+    assert await ready.json() == {"redis": True, "adapters": True}
+    text = await (await face.client.get("/metrics")).text()
+    assert (
+        'throughline_http_requests_total{method="GET",route="/v1/conversations/{conversation_id}",status="200"}' in text
+    )
+    assert 'throughline_endpoint_gate_open{endpoint="sms/twilio"} 1.0' in text
+    assert conversation_id not in text
+    assert "+1202" not in text
+
+
+async def test_the_document_describes_every_path(face: Any) -> None:
+    """OpenAPI 3.1, every reference resolves, every operation has its own id and says which roles may call it."""
+    document = await (await face.client.get("/openapi.json")).json()
+    assert document["openapi"] == "3.1.0"
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+    served = {
+        (resource.canonical, route.method.lower())
+        for resource in face.client.app.router.resources()
+        for route in resource
+        if resource.canonical.startswith("/v1/") and route.method != "HEAD"
+    }
+    described = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert described == served
+    operations = [one for methods in document["paths"].values() for one in methods.values()]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    assert all(one["x-roles"] for one in operations)
+    sending = document["paths"]["/v1/conversations/{conversation_id}/messages"]["post"]
+    assert "Idempotency-Key" in [one["name"] for one in sending["parameters"]]
+
+
+async def test_the_docs_can_be_read(face: Any) -> None:
+    """Every path and problem is on the page; no script, nothing inline, nothing from elsewhere."""
+    page = await (await face.client.get("/docs")).text()
+    document = await (await face.client.get("/openapi.json")).json()
+    for path in document["paths"]:
+        assert path in page
+    for reason in document["x-problems"]:
+        assert f'id="problem-{reason}"' in page
+    assert "<script" not in page
+    assert " style=" not in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    anchors = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+
+
+def test_the_vendored_file_is_the_one_that_is_described() -> None:
+    """Its checksum stands in VENDOR.md."""
+    checksum = hashlib.sha256((FOLDER / "vendor.js").read_bytes()).hexdigest()
+    assert checksum in (FOLDER / "VENDOR.md").read_text()
+
+
+def test_the_console_needs_nothing_but_itself() -> None:
+    """Every import is there and is exported, nothing is inline, nothing comes from elsewhere."""
+    page = (FOLDER / "index.html").read_text()
+    assert not re.search(r"<script(?![^>]*src=)|\sstyle=|<style|\son\w+=", page)
+    exported = {
+        path.name: set(re.findall(r"export (?:async )?(?:function|const|class) (\w+)", path.read_text()))
+        for path in FOLDER.glob("*.js")
+    }
+    exported["vendor.js"] = {
+        one.strip().split(" as ")[-1]
+        for one in re.findall(r"export\{([^}]+)\}", (FOLDER / "vendor.js").read_text())[-1].split(",")
+    }
+    for path in FOLDER.glob("*.js"):
+        text = path.read_text()
+        if path.name == "vendor.js":
+            continue
+        assert not re.search(r"https?://", text)
+        assert not re.search(r"dangerouslySetInnerHTML|innerHTML|eval\(|style=", text)
+        for names, module in re.findall(r"import \{([^}]+)\} from \"\./([^\"]+)\"", text):
+            wanted = {one.strip() for one in names.split(",") if one.strip()}
+            assert wanted <= exported[module], (path.name, module)
+
+
+async def test_console_files_are_asked_for_once(face: Any) -> None:
+    """An unchanged file is 304; a file that is none, and what lies beside the folder, is 404."""
+    answer = await face.client.get("/console/main.js")
+    assert answer.content_type == "text/javascript"
+    again = await face.client.get("/console/main.js", headers={"If-None-Match": answer.headers["ETag"]})
+    assert again.status == 304
+    for path in ("/console/VENDOR.md", "/console/..%2fapp.py", "/console/none.js"):
+        assert (await face.client.get(path)).status == 404
+    root = await face.client.get("/", allow_redirects=False)
+    assert (root.status, root.headers["Location"]) == (302, "/console/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("auth_token", "hunter2"),
+        ("password", "hunter2"),
+        ("text", "my PIN is hunter2"),
+        ("error", "550 no such user hunter2@example.org"),
+        ("error", "cannot call +12025550177hunter2".replace("hunter2", "")),
+        ("url", "redis://user:hunter2@10.0.0.1/0"),
+        ("error", "Authorization: Bearer hunter2hunter2"),
+        ("error", "tl_0123456789_hunter2"),
+        ("facts", {"nested": ["hunter2@example.org"]}),
+    ],
+)
+def test_no_secret_and_no_address_reaches_the_log(name: str, value: object) -> None:
+    """Secrets go by their name, addresses and keys by their look, at any depth."""
+    cleaned = str(redact(None, "info", {"event": "x", name: value}))
+    assert "hunter2" not in cleaned
+    assert "2025550177" not in cleaned
+
+
+def test_logs_are_one_json_object_a_line() -> None:
+    """Also what libraries log; an endpoint's id and an outcome stay readable."""
+    import logging
+
+    import structlog
+
+    stream = io.StringIO()
+    configure_logging("info", stream)
+    try:
+        structlog.get_logger().info("attempt.failed", endpoint="sms/acme", outcome="unknown", took_ms=12.5)
+        structlog.get_logger().debug("too.quiet")
+        logging.getLogger("some.library").warning("mailbox ann@example.org refused")
+    finally:
+        structlog.reset_defaults()
+        logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len(lines) == 2
+    assert lines[0]["endpoint"] == "sms/acme"
+    assert lines[0]["took_ms"] == 12.5
+    assert "ann@" not in lines[1]["event"]

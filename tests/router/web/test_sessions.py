@@ -1,0 +1,107 @@
+"""Keys at rest and the console's session: hashed, revocable, useless to other sites."""
+
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from router.api_keys import ApiKeys, Role
+
+
+async def _log_in(face: Any, role: str = "agent") -> dict[str, Any]:
+    answer = await face.client.post("/console/session", json={"key": face.plain[role]})
+    assert answer.status == 200, await answer.text()
+    session: dict[str, Any] = await answer.json()
+    return session
+
+
+@pytest.fixture
+def public_url() -> str:
+    """The test's client comes without TLS, so the cookie must do without it."""
+    return "http://127.0.0.1"
+
+
+async def test_no_secret_is_kept(keys: ApiKeys, redis_url: str) -> None:
+    """Neither a key nor a session's token can be read back from Redis; the key is an argon2id hash."""
+    key_id, plain = await keys.create(Role.OPS, "Night watch", agent_id="a0-1")
+    key = await keys.check(plain)
+    assert key is not None
+    assert (key.id, key.role, key.name, key.agent_id, key.author) == (key_id, Role.OPS, "Night watch", "a0-1", "a0-1")
+    token, session = await keys.begin_session(key)
+    assert session.key == key
+    client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
+    names = [name async for name in client.scan_iter("*")]
+    kept = str(names) + "".join([str(await client.hgetall(name)) for name in names if ":key:" in name])
+    await client.aclose()
+    assert plain.split("_", 2)[2] not in kept
+    assert token not in kept
+    assert "$argon2id$" in kept
+
+
+async def test_a_revoked_key_ends_at_once(keys: ApiKeys) -> None:
+    """Also where this process has verified it before, and with every session begun with it."""
+    key_id, plain = await keys.create(Role.AGENT, "Ann")
+    key = await keys.check(plain)
+    assert key is not None
+    token, _ = await keys.begin_session(key)
+    assert await keys.check(plain) == key
+    assert [one.id for one in await keys.list()] == [key_id]
+    assert await keys.revoke(key_id)
+    assert not await keys.revoke(key_id)
+    assert await keys.check(plain) is None
+    assert await keys.session(token) is None
+    assert await keys.list() == []
+
+
+@pytest.mark.parametrize("bearer", ["", "tl_", "tl_0000000000_", "tl_0000000000_" + "A" * 43, "x" * 10_000, "tl_\n_"])
+async def test_what_is_no_key_is_nobodys(keys: ApiKeys, bearer: str) -> None:
+    """Malformed and unknown keys are None, never an error."""
+    assert await keys.check(bearer) is None
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 81])
+async def test_a_key_needs_a_name(keys: ApiKeys, name: str) -> None:
+    """Whoever reads the list of keys must be able to tell them apart."""
+    with pytest.raises(ValueError, match="name"):
+        await keys.create(Role.AGENT, name)
+
+
+async def test_the_cookie_reads_and_its_token_writes(face: Any) -> None:
+    """The cookie alone changes nothing: another site's form would carry it too."""
+    conversation_id = await face.hear("Hello")
+    session = await _log_in(face)
+    cookie = next(iter(face.client.session.cookie_jar))
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "Strict"
+    assert (await face.client.get("/v1/conversations")).status == 200
+    path = f"/v1/conversations/{conversation_id}/messages"
+    key = {"Idempotency-Key": "k1"}
+    for token in ({}, {"X-CSRF-Token": "wrong"}, {"X-CSRF-Token": "ß"}):
+        answer = await face.client.post(path, json={"text": "x"}, headers=key | token)
+        assert answer.status == 403
+        assert (await answer.json(content_type=None))["reason"] == "console_token"
+    right = key | {"X-CSRF-Token": session["csrf"]}
+    assert (await face.client.post(path, json={"text": "x"}, headers=right)).status == 201
+    again = await (await face.client.get("/console/session")).json()
+    assert again == session
+
+
+async def test_logging_out_ends_the_session(face: Any) -> None:
+    """The cookie is forgotten here and there."""
+    session = await _log_in(face)
+    value = next(iter(face.client.session.cookie_jar)).value
+    answer = await face.client.delete("/console/session", headers={"X-CSRF-Token": session["csrf"]})
+    assert answer.status == 204
+    assert (await face.client.get("/v1/me", headers={"Cookie": f"throughline={value}"})).status == 401
+
+
+async def test_a_login_that_is_none(face: Any) -> None:
+    """A wrong key is 401, a form from elsewhere 415, an unknown field 422; none sets a cookie."""
+    for answer, status in (
+        (await face.client.post("/console/session", json={"key": "tl_wrong"}), 401),
+        (await face.client.post("/console/session", data={"key": face.plain["agent"]}), 415),
+        (await face.client.post("/console/session", json={"key": "x", "next": "//evil"}), 422),
+        (await face.client.post("/console/session", json={"key": "x" * 5_000}), 413),
+    ):
+        assert answer.status == status
+        assert "Set-Cookie" not in answer.headers
