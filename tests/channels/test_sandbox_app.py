@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
+from playwright.async_api import async_playwright
 from pydantic import SecretStr, ValidationError
 
 from channels.registry import SETTINGS_OF
@@ -316,6 +318,55 @@ async def test_serve_runs_until_it_is_cancelled():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the system's Chromium")
+async def test_somebody_watches_an_outage_in_the_pocket_by_hand(pocket):
+    async with async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
+        chromium = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        page = await chromium.new_page()
+        page.set_default_timeout(8_000)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        await page.goto(pocket.sandbox.pocket_url)
+
+        note(pocket, "<b>Hello</b> <script>document.title='broken in'</script>")
+        note(pocket, "Never arrived", delivered=False)
+        note(pocket, "Somebody else's", customer="+4915112345678")
+        await page.wait_for_selector(".bubble.theirs:has-text('<b>Hello</b>')")
+        await page.wait_for_selector(".bubble.lost:has-text('lost it')")
+        assert "Never arrived" not in await page.locator(".bubbles").inner_text()
+        assert "Somebody" not in await page.locator(".bubbles").inner_text()
+        await page.fill(".say textarea", "An answer")
+        await page.click(".say button")
+        await page.wait_for_selector(".bubble.mine:has-text('An answer')")
+
+        await page.click(f".card:has-text('{SMS}') >> text=Hang")
+        await page.wait_for_selector(f".card.bad:has-text('{SMS}') .pill:has-text('Hang')")
+        assert pocket.sms.switch.fault is Fault.HANG
+        await page.click("text=All work again")
+        await page.wait_for_selector(".card.bad", state="detached")
+        assert pocket.sms.switch.fault is Fault.NONE
+
+        pocket.phone.calls.append(StubCall())
+        await page.wait_for_selector("text=Incoming call")
+        await page.click(".call >> text=Answer")
+        await page.fill(".call input", "Wednesday")
+        pocket.phone.calls[0].said.append("They said something while somebody types.")
+        await page.wait_for_selector(".heard:has-text('while somebody types')")
+        assert await page.locator(".call input").input_value() == "Wednesday"
+        await page.click(".call form button")
+        await page.click("text=Hang up")
+        await page.wait_for_selector(".call", state="hidden")
+        assert pocket.phone.done == [("answer", "CA1"), ("say", "CA1", "Wednesday"), ("hang_up", "CA1")]
+
+        await page.select_option("#customer", "+4915112345678")
+        await page.wait_for_selector(".bubble:has-text('Somebody else')")
+        assert await page.title() == "The customer's pocket"
+        assert not faults
+        await chromium.close()
 
 
 async def events(stream: aiohttp.ClientResponse, count: int) -> list[tuple[str, object]]:
