@@ -91,7 +91,8 @@ local function begin_notice(S)
     redis.call('RPUSH', P .. 'g:' .. S.c, S.nd.id)
     S.nd.covers = gather_covers(S)
     save_notice(S)
-  elseif (tonumber(redis.call('HGET', key, 'ac') or 0) or 0) >= A.attempts_max then
+  elseif (tonumber(redis.call('HGET', key, 'ac') or 0) or 0) >= ATTEMPTS_KEPT then
+    -- One that may have been taken has ended already: these were all certainly refused.
     set_state(S.nd.id, 'failed', 'attempts_exhausted')
     journal('message.changed', S.c, S.nd.id, S.ep, {st = 'failed', r = 'attempts_exhausted', s = S.s})
     notice_told(S)

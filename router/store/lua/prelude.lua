@@ -129,6 +129,10 @@ end
 
 local function drop_notice(S)
   if not S.nd then return end
+  -- Begun, refused for now and not needed any more: it must not stand in the transcript as if it still waited.
+  if S.m ~= S.nd.id and redis.call('HGET', P .. 'm:' .. S.nd.id, 'st') == 'queued' then
+    set_state(S.nd.id, 'cancelled', 'superseded')
+  end
   redis.call('SREM', P .. 'nd:' .. S.ep .. '|' .. S.ad, S.id)
   redis.call('HDEL', S.key, 'nd')
   S.nd = nil

@@ -42,6 +42,11 @@ end
 local function not_taken(S, O, At)
   local key = P .. 'm:' .. O.m
   local is_notice = S.nd and S.nd.id == O.m
+  if not is_notice and redis.call('HGET', key, 'k') == 'notice' then
+    -- The side moved on while it was being said; what it has to say now is another notice, or none.
+    set_state(O.m, 'cancelled', 'superseded')
+    return
+  end
   local unsure = false
   for n = 1, At.n - 1 do
     local earlier = read_attempt(O.m, n)
