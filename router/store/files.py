@@ -34,6 +34,10 @@ class Files:
             raise FileNotFoundError(sha256[:80])
         return await asyncio.to_thread(self._path(sha256).read_bytes)
 
+    async def has(self, sha256: str) -> bool:
+        """Whether we have the bytes."""
+        return bool(HASH.match(sha256)) and await asyncio.to_thread(self._path(sha256).is_file)
+
     def _path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256
 

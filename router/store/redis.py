@@ -19,6 +19,8 @@ SCRIPTS = (
     "affected",
     "cancel",
     "close",
+    "forget",
+    "inspect",
     "lease",
     "plan",
     "rebind",

@@ -20,6 +20,8 @@ BATCH_MAX = 100
 QUEUE_MAX = 1000
 """Messages that may wait on one side; more are refused."""
 NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
+INSPECTED_BYTES = 256_000
+"""Of messages that one `inspect` reads, so that it holds Redis for a fraction of a millisecond."""
 NEEDS_HUMAN_MS = 10 * 60 * 1000
 
 
@@ -321,6 +323,23 @@ class Store:
             await self._run("close", shard_of(conversation_id), {"c": conversation_id, "keep": NATURAL_KEY_KEPT_MS})
         )
 
+    async def inspect(self, conversation_id: str, start: int = 0, *, count: int = 200) -> list[Any]:
+        """One conversation of one moment, with messages from position `start` on; see inspect.lua. Empty: none."""
+        argument = {"c": conversation_id, "at": start, "n": count, "bytes": INSPECTED_BYTES}
+        return list(await self._run("inspect", shard_of(conversation_id), argument))
+
+    async def forget(self, conversation_id: str, *, sequence: str, closed_at: str) -> str:
+        """Remove a closed conversation that was read as of `sequence` (`sq`) and `closed_at` (`ca`), as they stand.
+
+        Answers `ok`, `open`, `busy` (something is still to be said), `changed` (not what was read) or `missing`;
+        all but the first changed nothing.
+        """
+        argument = {"c": conversation_id, "q": sequence, "ca": closed_at}
+        answer = "more"
+        while answer == "more":
+            answer = str(await self._run("forget", shard_of(conversation_id), argument))
+        return answer
+
     async def cancel(self, message_id: str, reason: str) -> str:
         """Take back a message nobody has begun to say: `ok`, `begun` or `missing`."""
         return str(await self._run("cancel", shard_of(message_id), {"m": message_id, "r": reason}))
@@ -459,6 +478,10 @@ class Store:
         """The newest journal entries, newest first."""
         rows = await self.redis.call("XREVRANGE", f"{keys.shard(shard)}jr", "+", "-", "COUNT", limit)
         return [(row[0], _pairs(row[1])) for row in rows]
+
+    async def clock_ms(self) -> int:
+        """The time that scripts go by, in unix milliseconds."""
+        return self._now_ms() if self._now_ms else await self.server_ms()
 
     async def server_ms(self) -> int:
         """The server's clock in unix milliseconds."""
