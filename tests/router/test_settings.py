@@ -1,5 +1,6 @@
 """Settings: one file, the environment over it, and every fault said with file, field and remedy."""
 
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,9 @@ from_number = "+15550100"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, and no settings in the environment."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("THROUGHLINE_SETTINGS", raising=False)
+    for name in list(os.environ):
+        if name.startswith("THROUGHLINE_"):
+            monkeypatch.delenv(name)
     return tmp_path
 
 
