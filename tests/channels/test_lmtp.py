@@ -49,7 +49,7 @@ class Client:
 
     async def deliver(self, mail: bytes, *recipients: str, sender: str = "bob@example.net") -> list[str]:
         """Hand in one mail; the answers to the final dot."""
-        await self.say(f"MAIL FROM:<{sender}>")
+        assert (await self.say(f"MAIL FROM:<{sender}>")).startswith("250")
         for recipient in recipients:
             assert (await self.say(f"RCPT TO:<{recipient}>")).startswith("250")
         assert (await self.say("DATA")).startswith("354")

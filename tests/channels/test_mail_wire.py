@@ -482,5 +482,6 @@ def test_html_becomes_readable_text_and_back() -> None:
     lists = "<ul><li>1<li>2</ul><blockquote>q</blockquote><pre>x\n  y</pre>"
     html = f"<head><title>t</title></head><p>a&nbsp;&amp; b<br>c</p>{lists}"
     assert text_of_html(html) == "a & b\nc\n- 1\n- 2\n> q\nx\n  y"
+    assert text_of_html("<p>a</p> \n <p> b <b>c </b> d</p>") == "a\nb c d"
     assert html_of_text("a <b>\nc\n\nd") == "<p>a &lt;b&gt;<br>\nc</p>\n<p>d</p>"
     assert clean_html("<style>x</style><form><input></form>ok") == "ok"

@@ -271,6 +271,7 @@ async def test_dead_idle_connections_are_dropped_together(world: World, monkeypa
     await asyncio.sleep(0.1)
     await world.vendor.set_fault(Fault.NONE)
     await sending
+    assert len(world.adapter._submission._idle) == 1
 
 
 async def test_a_drop_after_the_dot_is_unknown(world: World) -> None:
