@@ -21,6 +21,7 @@ from channels.sandbox.app import Sandbox, SandboxSettings
 from channels.sandbox.vendor import Entry, Fault
 from health.report import Direction, EndpointId, Status
 from router.api_keys import Role
+from router.audit import audit
 from router.dispatcher import run_dispatcher
 from router.domain.context import Context, context_of
 from router.domain.conversation import Binding, Message, SideName
@@ -371,7 +372,11 @@ class World:
             await self.settles()
         for pocket in self.pockets.values():
             pocket.stays_silent()
+        strangers = {one.customer for one in self.sandbox.journal.entries if one.to_customer} - self.pockets.keys()
+        assert not strangers, f"written to people of no story: {strangers}"
         self._judge(lost)
+        core = self.core
+        assert not await audit(core.store, core.control, core.board, core.files, now=core.clock.now())
 
     def _judge(self, lost: tuple[str, ...]) -> None:
         """From the vendors' own journal, not from our store."""

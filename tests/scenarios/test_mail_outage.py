@@ -75,8 +75,14 @@ async def test_another_account_for_sms_comes_before_mail(world):
     await world.ends_well()
 
 
-async def test_every_channel_is_down_then_one_comes_back(world):
+async def test_every_channel_is_down_then_one_comes_back(build_world):
     """What is said is kept, parked with a reason and a time that people can see, and goes out on the first way."""
+    # Three providers that fail at once look like a fault of ours for this long; nobody is moved meanwhile.
+    async with build_world(health={"broken_within_s": 1.0}) as world:
+        await _tell_of_no_way(world)
+
+
+async def _tell_of_no_way(world):
     fay = await world.known_customer("fay")
     await fay.writes_mail("Hello?")
     talk = await fay.conversation()

@@ -234,10 +234,23 @@ local function waiting_score(conversation)
 end
 
 -- Begins a leg: raises the epoch, moves the due entry, replaces a notice. Never touches a live lease.
+-- A notice nobody heard yet stays due where the side stays; elsewhere the next one speaks of what they really left, and
+-- falls away where they are back.
 local function begin_leg(S, endpoint, address, reason, notice)
   local before = context_hash(S.c)
   local left_endpoint, left_address = S.ep, S.ad
-  drop_notice(S)
+  local untold = S.nd and S.m ~= S.nd.id and S.nd or nil
+  if untold and not notice and endpoint == S.ep and address == S.ad then
+    untold.h = 0
+    save_notice(S)
+  else
+    drop_notice(S)
+    if notice then
+      notice.la = left_address
+      if untold then notice.left, notice.la = untold.left, untold.la end
+      if notice.left == endpoint and notice.la == address then notice = nil end
+    end
+  end
   redis.call('ZREM', P .. 'at:' .. S.ep, S.id)
   S.e = S.e + 1
   S.ep, S.ad = endpoint, address

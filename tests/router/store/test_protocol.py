@@ -118,16 +118,39 @@ async def test_the_older_epoch_loses(desk):
 
 
 async def test_a_second_rebind_replaces_the_notice_so_a_flap_tells_once(desk):
+    backup = EndpointId("sms/backup")
+    await desk.open()
+    await desk.say("one")
+    await desk.move()
+    await desk.move(backup, "sms:+15550100", left=SMS)
+    assert await desk.lease(SMS) == []
+    (notice,) = await desk.lease(backup)
+    assert notice.kind is Kind.NOTICE
+    assert notice.notice.left == MAIL, "it speaks of the place where they last heard us"
+    await desk.settle(notice, "sent")
+    (message,) = await desk.lease(backup)
+    assert message.kind is Kind.MESSAGE
+
+
+async def test_who_is_back_before_anybody_told_them_is_told_nothing(desk):
     await desk.open()
     await desk.say("one")
     await desk.move()
     await desk.move(MAIL, "email:ann@example.org", left=SMS)
     assert await desk.lease(SMS) == []
-    (notice,) = await desk.lease()
-    assert notice.kind is Kind.NOTICE
-    await desk.settle(notice, "sent")
     (message,) = await desk.lease()
     assert message.kind is Kind.MESSAGE
+
+
+async def test_a_notice_that_nobody_heard_stays_due_where_the_side_stays(desk):
+    await desk.open()
+    await desk.say("one")
+    await desk.move()
+    (notice,) = await desk.lease(SMS)
+    await desk.settle(notice, "unavailable")
+    await desk.move(SMS, "sms:+15550100", left=SMS, notice=False)
+    (again,) = await desk.lease(SMS)
+    assert (again.kind, again.message_id) == (Kind.NOTICE, notice.message_id)
 
 
 async def test_nothing_begins_while_the_gate_is_closed_and_expired_attempts_are_still_marked(desk):
