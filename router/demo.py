@@ -1,0 +1,271 @@
+"""`throughline demo`: 200 customers on four channels, two outages and a recovery, told and judged in a minute."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+
+from channels.messages import Channel
+from channels.sandbox.app import MAIL, PHONE, SMS
+from channels.sandbox.vendor import Entry, Fault
+from router.demo_judge import LOCALE, Ledger, Marker, Outage, judge
+from router.demo_people import CHAT, Agents, Api, Browser, Customers, PeopleStopped, Person, addresses, cast, introduce
+from router.demo_screen import SHOWN, Screen
+from router.demo_stage import (
+    ACCOUNTS,
+    SETTINGS,
+    Stage,
+    StageFault,
+    clear,
+    forget_environment,
+    make_folder,
+    open_stage,
+)
+from router.private_redis import NoRedisFound
+from router.process_tree import TreeStopped
+from router.runtime import load_wording
+
+WRITE_PER_S = 60.0
+"""Customers that write in a second."""
+LOOK_S = 0.25
+WAIT_S = 40.0
+"""For anything in the story, and a second more for each ten customers."""
+QUIET_S = 1.0
+"""After the last answer: whatever comes twice comes now."""
+THINK_SHORT_S = (0.1, 0.6)
+THINK_LONG_S = (0.8, 3.0)
+"""Agents take their time, so that the second fault strikes amid their answers."""
+ANSWERED_FIRST = 0.3
+"""Of the answers are out when the second fault strikes: it must hit some that are under way."""
+INTERRUPTED_STATUS = 130
+OWN = {Channel.EMAIL: MAIL, Channel.CHAT: CHAT, Channel.SMS: SMS, Channel.PHONE: PHONE}
+
+
+class Stuck(Exception):
+    """Something did not happen in time; the text says what."""
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+@dataclass(slots=True)
+class Story:
+    """The plot, and what it has been told so far."""
+
+    stage: Stage
+    screen: Screen
+    ledger: Ledger
+    api: Api
+    people: Sequence[Person]
+    customers: Customers
+    agents: Agents
+    outages: list[Outage] = field(default_factory=list)
+
+    async def tell(self) -> None:
+        """From the first question to the last answer. Raises Stuck, PeopleStopped."""
+        await self._until(lambda: self._statuses(SHOWN) <= {"up"}, "every endpoint is up")
+        everybody = {channel: [one for one in self.people if one.channel is channel] for channel in Channel}
+        mail, chat = everybody[Channel.EMAIL], everybody[Channel.CHAT]
+        sms, phone = everybody[Channel.SMS], everybody[Channel.PHONE]
+        counts = f"{len(mail)} by mail, {len(chat)} in web chat, {len(sms)} by SMS, {len(phone)} by phone"
+        self.screen.begin(f"{len(self.people)} customers write: {counts}")
+        await self._turn(1, self.people, lambda one: OWN[one.channel])
+        self.screen.say("Everybody has an answer, each where they wrote.")
+        await self._mail_hangs(mail, chat)
+        await self._first_sms_vendor_refuses([*mail, *sms], phone)
+        await self._both_recover([*mail, *sms])
+
+    async def _mail_hangs(self, mail: Sequence[Person], chat: Sequence[Person]) -> None:
+        self.screen.begin("They write again, and the mail vendor hangs: it takes connections and never answers")
+        await self._break(MAIL, Fault.HANG, "hangs")
+        await self._turn(2, [*mail, *chat], lambda one: OWN[one.channel])
+        self._say_what_moved()
+
+    async def _first_sms_vendor_refuses(self, texting: Sequence[Person], phone: Sequence[Person]) -> None:
+        self.screen.begin("Those who were moved simply reply by SMS; amid the answers the first SMS vendor refuses")
+        self.agents.think_s = THINK_LONG_S
+        over = {one.number: SMS for one in texting} | {one.number: PHONE for one in phone}
+        asking = asyncio.create_task(self._turn(3, [*texting, *phone], lambda one: over[one.number]))
+        wanted = {(one.number, 3) for one in texting}
+        early = len(wanted) * ANSWERED_FIRST
+        try:
+            await self._until(
+                lambda: wanted <= self.agents.seen and len(wanted & self.ledger.answered()) >= early,
+                "every text reached the agents",
+            )
+            await self._break(SMS, Fault.REFUSE, "refuses connections")
+            await asking
+        finally:
+            asking.cancel()
+        self._say_what_moved()
+
+    async def _both_recover(self, returning: Sequence[Person]) -> None:
+        self.screen.begin("Both vendors are well again")
+        await self.stage.sandbox.heal()
+        self.agents.think_s = THINK_SHORT_S
+        homes = {MAIL, SMS}
+        await self._until(lambda: self._statuses(homes) <= {"recovering", "up"}, "probes find both vendors well")
+        self.screen.say("Probes find them well; they get a rising share of what begins.", "cyan")
+        await self._turn(4, returning, lambda one: OWN[one.channel])
+        self.screen.say("Whoever wrote by mail or SMS was answered there.")
+        await self._until(lambda: self._statuses(homes) <= {"up"}, "both vendors are up")
+        self.screen.say("Both are up again.", "green")
+        await asyncio.sleep(QUIET_S)
+
+    async def look(self) -> None:
+        """Keep asking how the endpoints are, until cancelled. Raises PeopleStopped."""
+        while True:
+            found = await self.api.get("/v1/endpoints")
+            self.screen.states = {one["id"]: one for one in found["items"]}
+            for index, outage in enumerate(self.outages):
+                state = self.screen.states[outage.endpoint]
+                if not outage.noticed_at and state["status_out"] == "down":
+                    since = datetime.fromisoformat(state["since"]).timestamp()
+                    self.outages[index] = replace(outage, noticed_at=since)
+                    self.screen.say(f"{outage.endpoint} is down, noticed after {since - outage.at:.1f} s.", "red")
+            await asyncio.sleep(LOOK_S)
+
+    async def _turn(self, turn: int, people: Sequence[Person], over: Callable[[Person], str]) -> None:
+        """Everybody of `people` asks once; returns when everybody was answered."""
+        wanted: set[Marker] = {(one.number, turn) for one in people}
+        await self.customers.ask(turn, people, over, spread_s=len(people) / WRITE_PER_S)
+        await self._until(lambda: wanted <= self.ledger.answered(), "every question is answered")
+
+    async def _break(self, endpoint: str, fault: Fault, words: str) -> None:
+        self.outages.append(Outage(endpoint, words, time.time()))
+        await self.stage.sandbox.vendors[endpoint].set_fault(fault)
+        self.screen.say(f"{endpoint} {words} from now on.", "red")
+
+    def _say_what_moved(self) -> None:
+        broken = self.outages[-1].endpoint
+        moved = [one for one in self.ledger.arrived if self.ledger.asked[one.marker][1] == broken != one.endpoint]
+        where = ", ".join(sorted({one.endpoint for one in moved}))
+        self.screen.say(f"{len(moved)} answers came by {where} instead; everybody has an answer.", "green")
+
+    def _statuses(self, endpoints: Collection[str]) -> set[str]:
+        return {self.screen.states[one]["status_out"] if one in self.screen.states else "" for one in endpoints}
+
+    async def _until(self, holds: Callable[[], bool], words: str) -> None:
+        within_s = WAIT_S + len(self.people) / 10
+        deadline = time.monotonic() + within_s
+        while not holds():
+            if time.monotonic() > deadline:
+                raise Stuck(f"Waited {within_s:.0f} s in vain until {words}.")
+            await asyncio.sleep(LOOK_S / 5)
+
+
+def run_demo(*, customers: int) -> int:
+    """Play it, print the verdict, leave nothing behind. The exit status: 1 if anything was lost, out of order or
+    doubled without a flag, if somebody got two notices for one outage, or if it could not be played to its end.
+    """
+    forget_environment()
+    folder = make_folder()
+    screen = Screen()
+    status = 1
+    try:
+        status = asyncio.run(_play(customers, screen, folder))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = INTERRUPTED_STATUS
+    except (StageFault, TreeStopped, NoRedisFound, OSError) as error:
+        screen.say(str(error), "red")
+    except ExceptionGroup as group:
+        status = _say_why(group, screen)
+    if status == INTERRUPTED_STATUS:
+        screen.say("Interrupted. Everything was stopped and removed.")
+    if status in {0, INTERRUPTED_STATUS}:
+        clear(folder)
+    else:
+        screen.say(f"Logs are in {folder}/log, the vendors' journal in {folder}/sandbox; remove {folder} afterwards.")
+    return status
+
+
+async def _play(customers: int, screen: Screen, folder: Path) -> int:
+    loop, playing = asyncio.get_running_loop(), asyncio.current_task()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # until the tree looks after them
+        loop.add_signal_handler(number, lambda: playing.cancel() if playing else None)
+    people = cast(customers)
+    screen.begin(f"Throughline demo: {customers} customers, four channels, two outages and a recovery")
+    screen.settings(SETTINGS, ACCOUNTS)
+    screen.say("Starting vendors, Redis, web, dispatchers, supervisor and clockwork ...")
+    with screen:
+        async with open_stage(folder, screen.say) as stage, aiohttp.ClientSession(connector=_connector()) as http:
+            wording = load_wording(stage.settings)
+            ledger = Ledger(addresses(people), repeated=wording.say("mark.repeated", LOCALE).strip())
+            screen.ledger = ledger
+            story = _story(stage, screen, ledger, people, http)
+            stuck = await _perform(story)
+            verdict = judge(ledger, story.outages, wording)
+    screen.verdict(verdict)
+    if stuck:
+        screen.say(stuck, "red")
+    good = not stuck and not verdict.faults
+    words = "Nothing was lost, doubled without a flag, or out of order." if good else "The demo failed."
+    screen.say(words, "bold green" if good else "bold red")
+    return 0 if good else 1
+
+
+def _story(
+    stage: Stage, screen: Screen, ledger: Ledger, people: Sequence[Person], http: aiohttp.ClientSession
+) -> Story:
+    api = Api(http, stage.settings.public_url, stage.key)
+    chat = stage.settings.public_url.replace("http", "ws", 1) + "/chat/ws"
+    browsers = {one.number: Browser(one, ledger, http, chat) for one in people if one.channel is Channel.CHAT}
+    customers = Customers(people, stage.sandbox.vendors, browsers)
+
+    def take_note(entry: Entry) -> None:
+        ledger.enter(entry)
+        if entry.to_customer and entry.endpoint == MAIL:
+            customers.last_mail[ledger.addresses[entry.customer]] = entry
+
+    stage.sandbox.journal.watch(take_note)
+    return Story(stage, screen, ledger, api, people, customers, Agents(api))
+
+
+async def _perform(story: Story) -> str:
+    """Play the story among everybody who takes part in it; why it did not come to its end, or ''."""
+    stuck = ""
+    async with asyncio.TaskGroup() as group:
+        extras = [group.create_task(browser.run()) for browser in story.customers.browsers.values()]
+        extras += [group.create_task(work()) for work in (story.agents.run, story.look)]
+        extras.append(group.create_task(_watch(story.stage)))
+        try:
+            await introduce(story.api, story.people)
+            await story.agents.listening.wait()
+            await story.tell()
+        except Stuck as error:
+            stuck = str(error)
+        finally:
+            for task in extras:
+                task.cancel()
+    return stuck
+
+
+async def _watch(stage: Stage) -> None:
+    """The play is over when the tree is. Raises Interrupted, TreeStopped."""
+    await asyncio.shield(stage.playing)
+    raise Interrupted
+
+
+def _say_why(group: "ExceptionGroup[Exception]", screen: Screen) -> int:
+    for error in _leaves(group):
+        if isinstance(error, Interrupted):
+            return INTERRUPTED_STATUS
+        if not isinstance(error, PeopleStopped | TreeStopped | aiohttp.ClientError | OSError):
+            raise group
+        screen.say(str(error) or repr(error), "red")
+    return 1
+
+
+def _leaves(group: "ExceptionGroup[Exception]") -> list[Exception]:
+    return [leaf for one in group.exceptions for leaf in (_leaves(one) if isinstance(one, ExceptionGroup) else [one])]
+
+
+def _connector() -> aiohttp.TCPConnector:
+    """Every browser keeps a connection of its own."""
+    return aiohttp.TCPConnector(limit=0)

@@ -1,0 +1,188 @@
+"""The demo's stage: vendors in this process, the real process tree beside it, all of it gone afterwards."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from channels.sandbox.app import MAIL, PHONE, SMS, SMS_BACKUP, Sandbox, SandboxSettings
+from router.cli_up import children, prepare_store
+from router.private_redis import PrivateRedis
+from router.process_tree import ProcessTree
+from router.settings import (
+    PRIVATE_FOLDER_MODE,
+    SETTINGS_FILE,
+    Settings,
+    default_broker_url,
+    load_settings,
+    write_private_file,
+)
+from router.settings_faults import ENVIRONMENT_PREFIX
+from router.telemetry import configure_logging
+
+STOP_WITHIN_S = 5.0
+"""The demo has nothing left to send when it stops."""
+VENDOR_LOG = "vendors.log"
+
+SETTINGS: Mapping[str, Mapping[str, object]] = {
+    "failover": {"one_move_per_s": 3.0},
+    "messages": {"hold_while_down_s": 2.0},
+    "health": {"hold_s": 2.0, "ramp_s": 4.0},
+}
+"""What the demo sets shorter than the defaults; every one an ordinary setting."""
+ACCOUNTS: Mapping[str, Mapping[str, object]] = {
+    MAIL: {"rate_per_s": 50.0, "hold_s": 4.0},
+    SMS: {"rate_per_s": 50.0, "hold_s": 4.0},
+    SMS_BACKUP: {"rate_per_s": 50.0, "hold_s": 4.0},
+    PHONE: {"rate_per_s": 20.0, "hold_s": 4.0},
+}
+"""What the accounts at the vendors allow, and how long an unknown outcome waits for a receipt there."""
+
+
+class StageFault(Exception):
+    """The stage could not be built, or fell down; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything, running."""
+
+    folder: Path
+    settings: Settings
+    key: str
+    """An admin's."""
+    sandbox: Sandbox
+    tree: ProcessTree
+    playing: asyncio.Task[None]
+    """Ends when the tree does: by Ctrl-C, or because a child will not live."""
+
+
+def make_folder() -> Path:
+    """A temporary folder for its owner's eyes only."""
+    return Path(tempfile.mkdtemp(prefix="throughline-demo-"))
+
+
+def forget_environment() -> None:
+    """The demo has settings of its own: the environment's, which would win over them, are for another router."""
+    for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
+        del os.environ[name]
+
+
+@asynccontextmanager
+async def open_stage(folder: Path, say: Callable[[str], None]) -> AsyncIterator[Stage]:
+    """Vendors, private Redis and process tree on free ports; all ended on leaving, whatever happened.
+
+    `say` is told when a process of the tree dies.
+
+    Raises:
+        StageFault, TreeStopped: it could not be started.
+        NoRedisFound: there is no Redis binary.
+    """
+    port = _free_port()
+    logs = folder / "log"
+    logs.mkdir()
+    with (logs / VENDOR_LOG).open("a", encoding="utf-8") as log:
+        configure_logging("info", log)  # the vendors live in this process, whose terminal tells a story
+        sandbox = Sandbox(_vendors(folder, port))
+        await sandbox.start()
+        server = PrivateRedis(folder / "redis")
+        try:
+            await asyncio.to_thread(server.start)
+            file = folder / SETTINGS_FILE
+            write_private_file(file, write_settings(port, sandbox.endpoint_tables()))
+            settings = _with_redis(load_settings(file), server)
+            key = await prepare_store(settings)
+            async with _playing(settings, file, server, say) as (tree, playing):
+                yield Stage(folder, settings, key, sandbox, tree, playing)
+        finally:
+            server.stop()
+            await sandbox.stop()
+            configure_logging("error")
+
+
+@asynccontextmanager
+async def _playing(
+    settings: Settings, file: Path, server: PrivateRedis, say: Callable[[str], None]
+) -> AsyncIterator[tuple[ProcessTree, asyncio.Task[None]]]:
+    (settings.data_dir / "metrics").mkdir(mode=PRIVATE_FOLDER_MODE)
+    tree = ProcessTree(
+        children(settings, file),
+        log_folder=settings.data_dir / "log",
+        private_redis=server,
+        say=lambda text: say(text.split("\n")[0]),  # the log has the rest
+        stop_within_s=STOP_WITHIN_S,
+    )
+    ready = asyncio.Event()
+    playing = asyncio.create_task(tree.run(ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    try:
+        await asyncio.wait({playing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if playing.done():
+            playing.result()
+            raise StageFault("The process tree ended before it was ready.")
+        # A closed terminal must leave no child behind either; the tree itself looks after SIGINT and SIGTERM.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tree.stop)
+        yield tree, playing
+    finally:
+        waiting.cancel()
+        tree.stop()
+        await asyncio.gather(playing, return_exceptions=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove everything the demo wrote."""
+    shutil.rmtree(folder)
+
+
+def write_settings(port: int, tables: list[dict[str, object]]) -> str:
+    """The `throughline.toml` of the demo."""
+    head = {"organisation": "Example Parcels", "data_dir": "."}
+    lines = [f"{name} = {_toml(value)}" for name, value in head.items()]
+    for name, table in {"web": {"port": port}, **SETTINGS}.items():
+        lines += ["", f"[{name}]", *(f"{field} = {_toml(value)}" for field, value in table.items())]
+    for row in tables:
+        merged = {**row, **ACCOUNTS[str(row["id"])]}
+        lines += ["", "[[endpoints]]", *(f"{field} = {_toml(value)}" for field, value in merged.items())]
+    return "\n".join(lines)
+
+
+def _vendors(folder: Path, port: int) -> SandboxSettings:
+    return SandboxSettings(
+        pocket_port=0,
+        mail_port=0,
+        sms_port=0,
+        sms_backup_port=0,
+        phone_port=0,
+        lmtp_port=0,
+        router_url=f"http://127.0.0.1:{port}",
+        journal_folder=folder / "sandbox",
+        secret=SecretStr(""),
+        phone_auto="answer",
+    )
+
+
+def _with_redis(settings: Settings, server: PrivateRedis) -> Settings:
+    return settings.model_copy(update={"redis_url": server.url, "broker_url": default_broker_url(server.url)})
+
+
+def _toml(value: object) -> str:
+    """Strings, numbers, truths and flat tables, as TOML writes them."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + " }"
+    return json.dumps(value)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
