@@ -1,5 +1,6 @@
 """`/openapi.json`, and the same as a page to read: `/docs`."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,7 @@ PAGES = Path(__file__).parent / "pages"
 
 def add_routes(app: web.Application) -> None:
     """Serve both; made once, for neither changes while we run."""
-    document = build_openapi(ROUTES, app[RUNTIME].settings.public_url)
-    raw = json.dumps(document, indent=1, ensure_ascii=False).encode()
-    page = render_docs(document)
+    raw, page = _written(app[RUNTIME].settings.public_url)
 
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=raw, content_type="application/json", headers={"Cache-Control": "no-cache"})
@@ -29,6 +28,12 @@ def add_routes(app: web.Application) -> None:
 
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/docs", docs)
+
+
+@functools.lru_cache(maxsize=4)
+def _written(server: str) -> tuple[bytes, str]:
+    document = build_openapi(ROUTES, server)
+    return json.dumps(document, indent=1, ensure_ascii=False).encode(), render_docs(document)
 
 
 def render_docs(document: Mapping[str, Any]) -> str:
