@@ -1,13 +1,14 @@
 """Says leased messages at one endpoint: resident workers, one attempt each, settled in batches."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
+from redis.exceptions import RedisError
 
 from channels.contract import Adapter
 from channels.messages import OutboundMessage, Receipt, ReceiptState
-from health.report import Direction, EndpointId, Evidence, Verdict, Witness
+from health.report import Direction, EndpointId, Evidence, Status, Verdict, Witness
 from router.core import Core
 from router.domain.ids import shard_of
 from router.evidence import Judgement, judge
@@ -25,6 +26,8 @@ RECEIPT_INDEXED_S = 3 * 24 * 3600.0
 """How long a sent message stands among those awaiting a receipt."""
 POLL_S = 0.5
 """Between two looks at the due set when no bell rings."""
+DOUBT_PAUSE_S = 2.0
+"""Before a message is tried again at an endpoint that is suspect."""
 SETTLE_TRIES = 40
 """With a growing pause, some 60 s: past the lease, when the attempt has become `unknown` by itself."""
 
@@ -181,6 +184,9 @@ class Sender:
 
     async def _settle(self, leased: Leased, said: _Said) -> None:
         now = self.core.clock.now()
+        if said.judgement is not None and said.judgement.outcome == "unavailable" and await self._in_doubt():
+            # Another attempt would only wait for the same silence: let the detector decide first.
+            said.judgement = replace(said.judgement, retry_after_s=DOUBT_PAUSE_S)
         settlement = self._settlement(leased, said, now)
         if said.receipt is not None and said.receipt.vendor_ids:
             await self._claim(leased, said.receipt)
@@ -188,6 +194,13 @@ class Sender:
         if answer.startswith("early "):
             state = answer.removeprefix("early ")
             await self.core.store.receipt(leased.token, state, permanent=state == "undelivered")
+
+    async def _in_doubt(self) -> bool:
+        try:
+            views = await self.core.views()
+        except RedisError:
+            return False
+        return any(view.id == self.endpoint and view.status_out in {Status.SUSPECT, Status.DOWN} for view in views)
 
     def _settlement(self, leased: Leased, said: _Said, now: float) -> Settlement:
         capabilities = self.adapter.capabilities

@@ -66,6 +66,7 @@ local function not_taken(S, O, At)
   elseif O.o == 'unavailable' then
     -- Due again at once; from the second try on with a pause that doubles, up to 30 s.
     if At.n > 1 then later = NOW + math.min(30000, 125 * 2 ^ math.min(At.n, 8)) end
+    later = math.max(later, O.at > NOW and O.at or 0)
   else
     local na = redis.call('HGET', key, 'na')
     local list = na and cjson.decode(na) or {}
