@@ -35,7 +35,7 @@ from router.store.files import Files
 from router.store.redis import Pipelined, connect
 
 HERE = Path(__file__).parent
-MODULES = Path(os.environ.get("THROUGHLINE_PEERS", HERE / "node_modules"))
+MODULES = Path(os.environ.get("PEERS_FOLDER", HERE / "node_modules"))
 ENDPOINT = EndpointId("sms/peer")
 
 pytestmark = [
