@@ -35,7 +35,7 @@ class Call(Generic[B, Q]):
     query: Q
     body: B
     idempotency_key: str
-    """Of this caller alone: two callers may choose the same header. Empty where the path takes none."""
+    """As the caller chose it; the switchboard keeps each author's apart. Empty where the path takes none."""
 
     @property
     def private(self) -> bool:
@@ -93,7 +93,7 @@ def _serve(route: AnyRoute) -> Callable[[web.Request], Awaitable[web.StreamRespo
             path=dict(request.match_info),
             query=_query(request, route.query),
             body=await _body(request, route),
-            idempotency_key=_idempotency_key(request, caller.key) if route.idempotent else "",
+            idempotency_key=_idempotency_key(request) if route.idempotent else "",
         )
         answer = await route.serve(call)
         return web.Response(
@@ -130,10 +130,10 @@ async def _body(request: web.Request, route: AnyRoute) -> BaseModel:
         raise invalid(error) from error
 
 
-def _idempotency_key(request: web.Request, key: ApiKey) -> str:
+def _idempotency_key(request: web.Request) -> str:
     given = request.headers.get(IDEMPOTENCY_HEADER, "")
     if not given:
         raise Problem(400, "idempotency_key_missing", REASONS["idempotency_key_missing"])
     if not _IDEMPOTENCY_KEY.fullmatch(given):
         raise Problem(400, "bad_request", f"{IDEMPOTENCY_HEADER} takes 1 to 100 visible ASCII characters.")
-    return f"{key.author}:{given}"
+    return given
