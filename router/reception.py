@@ -58,6 +58,10 @@ class _Sender:
 
     place: Place
     customers: tuple[Customer, ...]
+    """Whose address it is. One who only claimed it counts once a conversation of theirs has spoken over it: else
+    anybody could read a stranger's message by leaving the stranger's number in a chat form."""
+    everybody: tuple[Customer, ...]
+    """Those who only claimed it, too: a STOP from there holds for all of them."""
     agent: Agent | None
 
 
@@ -235,7 +239,7 @@ class Reception:
     ) -> Accepted:
         """STOP ends consent for this address at once, for everybody who shares it; START restores it."""
         changed = False
-        for customer in sender.customers:
+        for customer in sender.everybody:
             for binding in customer.bindings:
                 if binding.address == event.sender and binding.consent != consents:
                     await self.core.people.set_binding(customer.id, replace(binding, consent=consents))
@@ -275,10 +279,20 @@ class Reception:
         ids = await self.core.people.at(event.sender, bound)
         customers = await asyncio.gather(*(self.core.people.customer(one) for one in ids if one.startswith("c")))
         agents = await asyncio.gather(*(self.core.people.agent(one) for one in ids if one.startswith("a")))
-        found = tuple(sorted((one for one in customers if one), key=lambda one: one.created_at))
+        everybody = tuple(sorted((one for one in customers if one), key=lambda one: one.created_at))
         where = place_text(event.sender, bound)
-        shard = shard_of(found[0].id) if found else shard_for(where, self.core.store.shards)
-        return _Sender(Place(event.endpoint, where, shard), found, next((one for one in agents if one), None))
+        shard = shard_of(everybody[0].id) if everybody else shard_for(where, self.core.store.shards)
+        place = Place(event.endpoint, where, shard)
+        claimed = [one for one in everybody if not _is_verified(one, event.sender)]
+        spoke = await self._spoke_here(place) if claimed else frozenset()
+        found = tuple(one for one in everybody if one not in claimed or one.id in spoke)
+        return _Sender(place, found, everybody, next((one for one in agents if one), None))
+
+    async def _spoke_here(self, place: Place) -> frozenset[str]:
+        """Customers with a conversation that spoke over this exact pair: somebody there has heard of it."""
+        over = await self.core.store.spoke_over(place.shard, place.endpoint, place.place)
+        records = await asyncio.gather(*(self.core.store.conversation(one) for one in list(over)[:SPOKEN_MAX]))
+        return frozenset(one.customer_id for one in records if one is not None)
 
     async def _facts(self, event: InboundMessage, sender: _Sender) -> MatchFacts:
         shard = sender.place.shard
@@ -402,7 +416,11 @@ class Reception:
             await self.core.files.write(event.original)
         limits = self.core.settings.attachments
         files = []
+        dropped = len(event.files) - limits.files_max
         for file in event.files[: limits.files_max]:
+            if len(file.content) > limits.file_max_bytes:
+                dropped = max(dropped, 0) + 1
+                continue
             digest = await self.core.files.write(file.content)
             files.append(File(digest, file.name[:200], file.media_type[:100], len(file.content)))
         text = event.text
@@ -448,6 +466,10 @@ class Reception:
             message_id=accepted.message_id,
             endpoint=event.endpoint,
         )
+
+
+def _is_verified(customer: Customer, address: Address) -> bool:
+    return any(one.address == address and one.verified for one in customer.bindings)
 
 
 def _hash(content: Content) -> str:
