@@ -19,8 +19,8 @@ from router.planner import notice_for, people_of, place_for
 from router.store.codec import SideFacts
 from router.store.store import Park, Rebind
 
-PAGE = 500
-"""Sides one step looks at, an endpoint and shard."""
+STEPS_PER_S = 4
+PAGE_LEAST = 50
 FAILBACK_PAGE = 200
 HOUR_S = 3600.0
 
@@ -82,8 +82,9 @@ class Mover:
         return moved
 
     async def _away_from(self, shard: int, endpoint: EndpointId) -> list[SideFacts]:
-        members = await self.core.store.due_at(shard, endpoint, limit=PAGE)
-        members += await self._page("away", shard, endpoint, PAGE, waiting_only=True)
+        page = max(PAGE_LEAST, int(self.core.settings.failover.storm_pace_per_s / STEPS_PER_S))
+        members = await self.core.store.due_at(shard, endpoint, limit=page)
+        members += await self._page("away", shard, endpoint, page, waiting_only=True)
         facts = await self.core.store.affected(shard, list(dict.fromkeys(members)))
         # What already waits for a route is the planner's.
         return [one for one in facts if one.endpoint == endpoint and not one.why and not one.hidden]

@@ -17,7 +17,6 @@ from channels.tools import AdapterStore, Clock, Tools
 from health.board import Board
 from health.report import EndpointId, Report
 from router.api_keys import ApiKeys
-from router.chat_bell import ChatBell
 from router.core import CONSOLE_ENDPOINT, Core
 from router.domain.catalogues import overlay_catalogues, packaged_catalogues, parse_catalogue
 from router.domain.wording import Wording
@@ -65,7 +64,6 @@ class Runtime:
     adapters: Mapping[EndpointId, Adapter]
     desk: EvidenceDesk
     keys: ApiKeys
-    chat_bell: ChatBell | None
 
     @property
     def clock(self) -> Clock:
@@ -148,10 +146,8 @@ async def open_runtime(settings: Settings, role: str, *, clock: Clock | None = N
             clock=used_clock,
             capabilities={endpoint: adapter.capabilities for endpoint, adapter in adapters.items()},
         )
-        chats = [one for one in adapters if adapters[one].capabilities.provider == "webchat"]
-        bell = ChatBell([RedisAdapterStore(redis, one) for one in chats], used_clock) if role == "web" else None
         try:
-            yield Runtime(settings, role, core, Switchboard(core, desk), adapters, desk, ApiKeys(client, "tl"), bell)
+            yield Runtime(settings, role, core, Switchboard(core, desk), adapters, desk, ApiKeys(client, "tl"))
         finally:
             for adapter in adapters.values():
                 await adapter.close()

@@ -82,6 +82,7 @@ class Sender:
             hold_s={"urgent": min(hold, 15.0), "secret": min(hold, 15.0), "normal": hold, "bulk": hold * 2},
             idempotent=capabilities.idempotent,
             attempts_max=limits.attempts_max,
+            needs_human_s=limits.needs_human_s,
         )
 
     async def run(self) -> None:

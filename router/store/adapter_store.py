@@ -12,6 +12,15 @@ VALUE_MAX = 1_000_000
 TTL_MAX_S = 30 * 24 * 3600
 ENTRIES_MAX = 500
 """Entries a list keeps; older ones are dropped."""
+APPEND = """
+local number = redis.call('INCR', KEYS[2])
+redis.call('ZADD', KEYS[1], number, number .. '|' .. ARGV[1])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[4] - 1)
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return number
+"""
+"""Number and entry in one step, so that a reader never sees a later entry before an earlier one."""
 
 
 class RedisAdapterStore:
@@ -49,13 +58,11 @@ class RedisAdapterStore:
     async def append(self, key: str, value: str, ttl_s: float) -> int:
         """Add to a list; its number, from 1, never reused. Rings the endpoint's bell with the key."""
         where = self._key(key)
-        number = int(await self.redis.call("INCR", f"{where}:n"))
-        await self.redis.call("ZADD", where, number, f"{number}|{_bounded(value)}")
-        await self.redis.call("ZREMRANGEBYRANK", where, 0, -ENTRIES_MAX - 1)
-        await self.redis.call("PEXPIRE", where, _ttl_ms(ttl_s))
-        await self.redis.call("PEXPIRE", f"{where}:n", TTL_MAX_S * 1000)
+        number = await self.redis.call(
+            "EVAL", APPEND, 2, where, f"{where}:n", _bounded(value), _ttl_ms(ttl_s), TTL_MAX_S * 1000, ENTRIES_MAX
+        )
         await self.redis.call("PUBLISH", bell(self.endpoint), key)
-        return number
+        return int(number)
 
     async def read_after(self, key: str, number: int, count: int) -> list[tuple[int, str]]:
         """Up to `count` entries with a number above `number`, in order."""

@@ -22,7 +22,6 @@ QUEUE_MAX = 1000
 NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
 INSPECTED_BYTES = 256_000
 """Of messages that one `inspect` reads, so that it holds Redis for a fraction of a millisecond."""
-NEEDS_HUMAN_MS = 10 * 60 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +149,8 @@ class LeaseTerms:
     idempotent: bool
     attempts_max: int
     retry_floor_per_s: float = 2.0
+    needs_human_s: float = 600.0
+    """How long a message waits for a person before it fails, visibly."""
 
 
 class Store:
@@ -228,7 +229,7 @@ class Store:
                 "holds": {name: int(value * 1000) for name, value in terms.hold_s.items()},
                 "idem": int(terms.idempotent),
                 "attempts_max": terms.attempts_max,
-                "human_ms": NEEDS_HUMAN_MS,
+                "human_ms": int(terms.needs_human_s * 1000),
                 "retry_floor": terms.retry_floor_per_s,
             },
         )

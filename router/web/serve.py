@@ -1,4 +1,4 @@
-"""The web role: the HTTP listener, the mailboxes it holds open, the bells of its chats, its beat."""
+"""The web role: the HTTP listener, the mailboxes it holds open, its beat."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -30,8 +30,6 @@ async def run_web(runtime: "Runtime") -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(runtime.desk.run())
             group.create_task(keep_beating(runtime.core, worker_name("web"), "web"))
-            if runtime.chat_bell is not None:
-                group.create_task(runtime.chat_bell.run())
             for endpoint, adapter in runtime.adapters.items():
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "web":
                     group.create_task(listen_alone(runtime.core, endpoint, adapter, runtime.switchboard.accept))

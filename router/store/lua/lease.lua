@@ -44,7 +44,9 @@ local function begin(S, message, class, kind)
   local At = {n = number, t = token, ep = S.ep, ad = S.ad, e = S.e, f = S.f, b = NOW, d = deadline, o = '', w = A.w,
     h = A.holds[class] or A.holds.normal, i = A.idem}
   write_attempt(message, At)
-  redis.call('HSET', P .. 'm:' .. message, 'st', 'sending', 'ep', S.ep)
+  redis.call('HSET', P .. 'm:' .. message, 'st', 'sending')
+  -- What a customer said keeps the endpoint it came in by.
+  if S.s == 'c' then redis.call('HSET', P .. 'm:' .. message, 'ep', S.ep) end
   S.l, S.t, S.m, S.n = deadline, token, message, number
   redis.call('HSET', S.key, 'f', S.f, 'l', int(deadline), 't', token, 'm', message, 'n', number)
   place(S)
