@@ -139,16 +139,22 @@ class ReceiptDeficit:
     def sent(self, token: str, at: float) -> None:
         """A message was taken; a receipt should come. Beyond 5,000 awaited ones the oldest is let go unlearnt."""
         if token and token not in self._awaited:
-            self._awaited[token] = (at, False)
-            if len(self._awaited) > AWAITED_MAX:
-                self._awaited.popitem(last=False)
+            self._await(token, at, seen=False)
 
     def received(self, token: str, at: float) -> None:
-        """Its receipt came. Later receipts of the same message change nothing."""
-        entry = self._awaited.get(token)
-        if entry is not None and not entry[1]:
-            self._awaited[token] = (entry[0], True)
-            self.baseline.learn(max(0.0, at - entry[0]))
+        """Its receipt came, perhaps before we heard that it was sent: another process tells us that.
+
+        Later receipts of the same message change nothing.
+        """
+        began, seen = self._awaited.get(token, (at, False))
+        if token and not seen:
+            self._await(token, began, seen=True)
+            self.baseline.learn(max(0.0, at - began))
+
+    def _await(self, token: str, at: float, *, seen: bool) -> None:
+        self._awaited[token] = (at, seen)
+        if len(self._awaited) > AWAITED_MAX:
+            self._awaited.popitem(last=False)
 
     def test(self, now: float) -> Deficit | None:
         """The deficit, if receipts are missing beyond chance; tested anew every 5 s, else the last answer."""
