@@ -2,9 +2,9 @@
 
 from router.web import api_conversations as talk
 from router.web import api_health as health
-from router.web import models, models_health
+from router.web import models, models_health, models_people
 from router.web.auth import ADMINS, AGENTS, EVERYBODY, OPS
-from router.web.models import Nothing
+from router.web.models_people import Nothing
 from router.web.routes import AnyRoute, Route, get
 
 UPLOAD_BODY_MAX = 15_000_000
@@ -14,14 +14,14 @@ _ONE = "/v1/conversations/{conversation_id}"
 _CUSTOMER = "/v1/customers/{customer_id}"
 
 ROUTES: tuple[AnyRoute, ...] = (
-    get("/v1/me", "Who the key is", talk.me, models.Me, Nothing),
+    get("/v1/me", "Who the key is", talk.me, models_people.Me, Nothing),
     # People
     get(
         "/v1/customers",
         "Find customers by address",
         talk.find_customers,
-        models.Customers,
-        models.CustomerQuery,
+        models_people.Customers,
+        models_people.CustomerQuery,
         roles=AGENTS,
     ),
     Route(
@@ -29,20 +29,20 @@ ROUTES: tuple[AnyRoute, ...] = (
         "/v1/customers",
         "Add a customer",
         talk.create_customer,
-        models.Customer,
-        models.NewCustomer,
+        models_people.Customer,
+        models_people.NewCustomer,
         Nothing,
         AGENTS,
         201,
     ),
-    get(_CUSTOMER, "Read a customer", talk.customer, models.Customer, Nothing, roles=AGENTS),
+    get(_CUSTOMER, "Read a customer", talk.customer, models_people.Customer, Nothing, roles=AGENTS),
     Route(
         "PUT",
         f"{_CUSTOMER}/bindings",
         "Add or replace a binding: consent, order, verified, locale",
         talk.set_binding,
-        models.Customer,
-        models.Binding,
+        models_people.Customer,
+        models_people.Binding,
         Nothing,
         AGENTS,
     ),
@@ -51,13 +51,23 @@ ROUTES: tuple[AnyRoute, ...] = (
         f"{_CUSTOMER}/bindings",
         "Forget an address of a customer",
         talk.remove_binding,
-        models.Customer,
+        models_people.Customer,
         Nothing,
-        models.CustomerQuery,
+        models_people.CustomerQuery,
         AGENTS,
     ),
-    get("/v1/agents", "List agents", talk.agents, models.Agents, Nothing),
-    Route("POST", "/v1/agents", "Add an agent", talk.create_agent, models.Agent, models.NewAgent, Nothing, ADMINS, 201),
+    get("/v1/agents", "List agents", talk.agents, models_people.Agents, Nothing),
+    Route(
+        "POST",
+        "/v1/agents",
+        "Add an agent",
+        talk.create_agent,
+        models_people.Agent,
+        models_people.NewAgent,
+        Nothing,
+        ADMINS,
+        201,
+    ),
     # Conversations
     get(
         "/v1/conversations",

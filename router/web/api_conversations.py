@@ -3,14 +3,14 @@
 from channels.messages import Address as DomainAddress
 from health.report import EndpointId
 from router import switchboard
-from router.web import models
-from router.web.models import Nothing
+from router.web import models, models_people
+from router.web.models_people import Nothing
 from router.web.routes import Call
 
 
-async def me(call: Call[Nothing, Nothing]) -> models.Me:
+async def me(call: Call[Nothing, Nothing]) -> models_people.Me:
     """Who the key is."""
-    return models.Me(
+    return models_people.Me(
         key_id=call.key.id,
         name=call.key.name,
         role=call.key.role.value,
@@ -19,46 +19,46 @@ async def me(call: Call[Nothing, Nothing]) -> models.Me:
     )
 
 
-async def create_customer(call: Call[models.NewCustomer, Nothing]) -> models.Customer:
+async def create_customer(call: Call[models_people.NewCustomer, Nothing]) -> models_people.Customer:
     """Add a customer."""
     bindings = [binding.to_domain() for binding in call.body.bindings]
     made = await call.switchboard.create_customer(name=call.body.name, locale=call.body.locale, bindings=bindings)
-    return models.Customer.of(made)
+    return models_people.Customer.of(made)
 
 
-async def find_customers(call: Call[Nothing, models.CustomerQuery]) -> models.Customers:
+async def find_customers(call: Call[Nothing, models_people.CustomerQuery]) -> models_people.Customers:
     """Who has an address."""
     found = await call.switchboard.find_customers(DomainAddress(call.query.channel, call.query.address))
-    return models.Customers(items=tuple(models.Customer.of(customer) for customer in found))
+    return models_people.Customers(items=tuple(models_people.Customer.of(customer) for customer in found))
 
 
-async def customer(call: Call[Nothing, Nothing]) -> models.Customer:
+async def customer(call: Call[Nothing, Nothing]) -> models_people.Customer:
     """One customer."""
-    return models.Customer.of(await call.switchboard.customer(call.path["customer_id"]))
+    return models_people.Customer.of(await call.switchboard.customer(call.path["customer_id"]))
 
 
-async def set_binding(call: Call[models.Binding, Nothing]) -> models.Customer:
+async def set_binding(call: Call[models_people.Binding, Nothing]) -> models_people.Customer:
     """Add or replace a binding."""
     changed = await call.switchboard.set_binding(call.path["customer_id"], call.body.to_domain())
-    return models.Customer.of(changed)
+    return models_people.Customer.of(changed)
 
 
-async def remove_binding(call: Call[Nothing, models.CustomerQuery]) -> models.Customer:
+async def remove_binding(call: Call[Nothing, models_people.CustomerQuery]) -> models_people.Customer:
     """Forget an address of a customer."""
     address = DomainAddress(call.query.channel, call.query.address)
-    return models.Customer.of(await call.switchboard.remove_binding(call.path["customer_id"], address))
+    return models_people.Customer.of(await call.switchboard.remove_binding(call.path["customer_id"], address))
 
 
-async def create_agent(call: Call[models.NewAgent, Nothing]) -> models.Agent:
+async def create_agent(call: Call[models_people.NewAgent, Nothing]) -> models_people.Agent:
     """Add an agent."""
     bindings = [binding.to_domain() for binding in call.body.bindings]
     made = await call.switchboard.create_agent(name=call.body.name, team=call.body.team, bindings=bindings)
-    return models.Agent.of(made)
+    return models_people.Agent.of(made)
 
 
-async def agents(call: Call[Nothing, Nothing]) -> models.Agents:
+async def agents(call: Call[Nothing, Nothing]) -> models_people.Agents:
     """All agents."""
-    return models.Agents(items=tuple(models.Agent.of(agent) for agent in await call.switchboard.agents()))
+    return models_people.Agents(items=tuple(models_people.Agent.of(agent) for agent in await call.switchboard.agents()))
 
 
 async def conversations(call: Call[Nothing, models.ConversationQuery]) -> models.Conversations:

@@ -2,7 +2,7 @@
 
 from router.switchboard import NotFound
 from router.web import models_health as models
-from router.web.models import Nothing
+from router.web.models_people import Nothing
 from router.web.routes import Call
 
 

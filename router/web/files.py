@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import Field, StringConstraints, ValidationError
 
 from router.web.auth import AGENTS, RUNTIME, identify, require
-from router.web.models import Model
+from router.web.models_people import Model
 from router.web.problems import Problem, invalid
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -13,7 +13,7 @@ from health.incident import IncidentState
 from health.report import Direction, EndpointId, Status
 from router.domain import failover as domain
 from router.switchboard import EndpointState
-from router.web.models import EndpointName, Model, instant
+from router.web.models_people import EndpointName, Model, instant
 
 EXPIRES_MIN_S = 60
 EXPIRES_MAX_S = 7 * 86_400

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from router.web.models import JournalItem, Model, Nothing
+from router.web.models import JournalItem
+from router.web.models_people import Model, Nothing
 from router.web.problems import REASONS
 from router.web.routes import IDEMPOTENCY_HEADER, AnyRoute
 

@@ -13,7 +13,7 @@ from router.api_keys import ApiKey, Role
 from router.switchboard import Switchboard
 from router.web.auth import EVERYBODY, RUNTIME, identify, require
 from router.web.bodies import BODY_MAX, read_body
-from router.web.models import Nothing
+from router.web.models_people import Nothing
 from router.web.problems import REASONS, Problem, invalid
 
 B = TypeVar("B", bound=BaseModel)

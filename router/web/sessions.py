@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from router.api_keys import SESSION_TTL_S
 from router.web.auth import HEADER_MAX, RUNTIME, Caller, cookie_name, identify, is_secure
 from router.web.bodies import read_body
-from router.web.models import Model
+from router.web.models_people import Model
 from router.web.problems import REASONS, Problem, invalid
 
 LOGIN_BODY_MAX = 2_000

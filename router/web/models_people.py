@@ -1,0 +1,160 @@
+"""What `/v1` takes and gives about people, and what every model of the border is made of."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from channels import messages
+from channels.messages import Channel
+from health.report import EndpointId
+from router.domain import conversation as domain
+
+BINDINGS_MAX = 20
+
+Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True)
+"""One line: no CR, LF or other control character, so that it may stand in any header."""
+Name = Annotated[str, Line, Field(min_length=1, max_length=200)]
+Word = Annotated[str, Line, Field(max_length=200)]
+Locale = Annotated[str, StringConstraints(pattern=r"^([a-z]{2,3}(-[A-Za-z0-9]{2,8})*)?$")]
+EndpointName = Annotated[str, StringConstraints(pattern=r"^(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}$")]
+
+
+class Model(BaseModel):
+    """Crosses the border: frozen, and an unknown field is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Nothing(Model):
+    """No fields."""
+
+
+def instant(unix_s: float) -> datetime | None:
+    """Unix seconds as a time in UTC; 0 means never."""
+    return datetime.fromtimestamp(unix_s, UTC) if unix_s else None
+
+
+class Address(Model):
+    """A place on a channel."""
+
+    channel: Channel
+    value: Annotated[str, Line, Field(min_length=1, max_length=320)]
+
+    @classmethod
+    def of(cls, address: messages.Address) -> "Address":
+        return Address.model_construct(channel=address.channel, value=address.value)
+
+    def to_domain(self) -> messages.Address:
+        return messages.Address(self.channel, self.value)
+
+
+class Binding(Model):
+    """A person reachable at an address."""
+
+    address: Address
+    endpoint: EndpointName | None = None
+    verified: bool = False
+    consent: bool = True
+    order: Annotated[int, Field(ge=0, le=100)] = 0
+    locale: Locale = ""
+
+    @classmethod
+    def of(cls, binding: domain.Binding) -> "Binding":
+        return Binding.model_construct(
+            address=Address.of(binding.address),
+            endpoint=binding.endpoint,
+            verified=binding.verified,
+            consent=binding.consent,
+            order=binding.order,
+            locale=binding.locale,
+        )
+
+    def to_domain(self) -> domain.Binding:
+        return domain.Binding(
+            address=self.address.to_domain(),
+            endpoint=EndpointId(self.endpoint) if self.endpoint else None,
+            verified=self.verified,
+            consent=self.consent,
+            order=self.order,
+            locale=self.locale,
+        )
+
+
+class NewCustomer(Model):
+    """Somebody who may write to us."""
+
+    name: Word = ""
+    locale: Locale = ""
+    bindings: Annotated[tuple[Binding, ...], Field(max_length=BINDINGS_MAX)] = ()
+
+
+class Customer(Model):
+    """Who asks."""
+
+    id: str
+    name: str
+    locale: str
+    bindings: tuple[Binding, ...]
+    created_at: datetime | None
+
+    @classmethod
+    def of(cls, customer: domain.Customer) -> Self:
+        return cls(
+            id=customer.id,
+            name=customer.name,
+            locale=customer.locale,
+            bindings=tuple(Binding.of(binding) for binding in customer.bindings),
+            created_at=instant(customer.created_at),
+        )
+
+
+class Customers(Model):
+    """Customers at one address; several people may share it."""
+
+    items: tuple[Customer, ...]
+
+
+class CustomerQuery(Model):
+    """Whom to look for."""
+
+    channel: Channel
+    address: Annotated[str, Line, Field(min_length=1, max_length=320)]
+
+
+class NewAgent(Model):
+    """Somebody who answers."""
+
+    name: Name
+    team: Word = ""
+    bindings: Annotated[tuple[Binding, ...], Field(max_length=BINDINGS_MAX)] = ()
+
+
+class Agent(Model):
+    """Who answers."""
+
+    id: str
+    name: str
+    team: str
+    bindings: tuple[Binding, ...]
+
+    @classmethod
+    def of(cls, agent: domain.Agent) -> Self:
+        bindings = tuple(Binding.of(binding) for binding in agent.bindings)
+        return cls(id=agent.id, name=agent.name, team=agent.team, bindings=bindings)
+
+
+class Agents(Model):
+    """All agents."""
+
+    items: tuple[Agent, ...]
+
+
+class Me(Model):
+    """The key that asks."""
+
+    key_id: str
+    name: str
+    role: str
+    agent_id: str
+    organisation: str
