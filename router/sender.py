@@ -24,6 +24,8 @@ PROVISIONAL_AFTER_S = 2.0
 """No answer for this long is provisional evidence against an endpoint."""
 RECEIPT_INDEXED_S = 3 * 24 * 3600.0
 """How long a sent message stands among those awaiting a receipt."""
+RENDER_PAUSE_S = 15.0
+"""After a fault of ours in wording a message, before it is tried again; the attempts kept bound it."""
 POLL_S = 0.5
 """Between two looks at the due set when no bell rings."""
 DOUBT_PAUSE_S = 2.0
@@ -160,7 +162,13 @@ class Sender:
 
     async def _say(self, leased: Leased, begun: float) -> _Said:
         clock = self.core.clock
-        message = await render(self.core, leased)
+        try:
+            message = await render(self.core, leased)
+        except StoreUnavailable as error:  # nothing was begun: it goes back as soon as Redis answers
+            return _Said(Judgement("returned", None, "store_unavailable"), None, error=str(error))
+        except Exception as error:  # a text of ours that breaks must not hold its side until the lease runs out
+            log.exception("render.broke", message=leased.message_id, endpoint=self.endpoint)
+            return _Said(Judgement("throttled", None, "render_fault", RENDER_PAUSE_S), None, error=str(error))
         started = clock.monotonic()
         if started - begun > self.core.settings.dispatch.gate_s:
             return _Said(Judgement("returned", None, "late"), None)

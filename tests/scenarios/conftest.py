@@ -171,6 +171,15 @@ class Talk:
 
         await until(look, f"the {side.name.lower()}'s side of {self.id} is at {endpoint}", within_s)
 
+    async def has_begun(self, message_id: str) -> None:
+        """Wait until an attempt at it is under way."""
+
+        async def look() -> bool:
+            found = await self.world.core.store.message(message_id)
+            return found is not None and any(not one.outcome for one in found.attempts)
+
+        await until(look, f"an attempt at {message_id} is under way")
+
     async def context(self) -> Context:
         """Everything that must survive a rebind."""
         conversation = await self.world.core.store.conversation(self.id)
@@ -211,6 +220,8 @@ class World:
     """One deployment with its vendors and people, all in this process but for what a story runs apart."""
 
     settings: Settings
+    tables: list[dict[str, object]]
+    """Of the vendors' endpoints."""
     sandbox: Sandbox
     http: aiohttp.ClientSession
     roles: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -334,7 +345,7 @@ class World:
             "THROUGHLINE_SECRET": self.settings.secret.get_secret_value(),
             "THROUGHLINE_SANDBOX__ENABLED": "false",
             "THROUGHLINE_HEALTH": self.settings.health.model_dump_json(),
-            "THROUGHLINE_ENDPOINTS": json.dumps(self.sandbox.endpoint_tables()),
+            "THROUGHLINE_ENDPOINTS": json.dumps(self.tables),
         }
         log = (self.settings.data_dir / f"process{len(self.processes)}.log").open("wb")
         process = await asyncio.create_subprocess_exec(
@@ -344,9 +355,21 @@ class World:
         self.processes.append(process)
         return process
 
-    async def workers(self, role: str) -> list[str]:
-        """Who beats in a role, as the board knows."""
-        return [beat.worker for beat in await self.core.board.beats() if beat.role == role]
+    async def has_workers(self, role: str, count: int, within_s: float = SOON_S) -> None:
+        """Wait until so many beat in a role."""
+
+        async def look() -> bool:
+            return sum(beat.role == role for beat in await self.core.board.beats()) >= count
+
+        await until(look, f"{count} of {role} beat", within_s)
+
+    async def journals(self, kind: str, within_s: float = SOON_S) -> dict[str, str]:
+        """Wait for the newest journal entry of a kind."""
+
+        async def look() -> list[dict[str, str]]:
+            return [row for _, row in await self.core.store.journal_last(0, 500) if row["k"] == kind]
+
+        return (await until(look, f"{kind} is in the journal", within_s))[0]
 
     # The end of a story -----------------------------------------------------------------------------------------
 
@@ -433,6 +456,8 @@ async def open_world(
     sandbox = Sandbox(SandboxSettings(router_url=url, **ports))
     await sandbox.start()
     quick: dict[str, Any] = {"hold_s": 2.0, "ramp_s": 3.0, "ramp_successes": 2, "recovery_probes": 2}
+    more = settings.pop("endpoints_more", {})
+    tables = [table | more for table in sandbox.endpoint_tables()]
     known = Settings(
         organisation="Example Shop",
         redis_url=redis_url,
@@ -441,11 +466,11 @@ async def open_world(
         public_url=url,
         web={"port": port},
         sandbox={"enabled": False},
-        endpoints=sandbox.endpoint_tables(),
+        endpoints=tables,
         health=quick | settings.pop("health", {}),
         **settings,
     )
-    world = World(known, sandbox, aiohttp.ClientSession())
+    world = World(known, tables, sandbox, aiohttp.ClientSession())
     try:
         await world.start(*start)
         _, world.bearer = await world.runtime.keys.create(Role.ADMIN, "stories")

@@ -1,0 +1,92 @@
+"""Processes die without a word: a dispatcher, a Redis."""
+
+import os
+import signal
+import time
+
+from channels.sandbox.vendor import Fault
+from router.private_redis import PrivateRedis
+
+
+async def test_a_dispatcher_killed_in_the_middle_of_a_send_is_replaced_and_its_attempt_flagged(build_world):
+    """Noticed within 5 s; what it had begun may have been taken, so it goes out again with a mark, by another one."""
+    async with build_world(start=("web", "supervise"), endpoints_more={"hold_s": 1.0}) as world:
+        first = await world.spawn("dispatch")
+        await world.has_workers("dispatch", 1)
+        noa = await world.known_customer("noa")
+        await noa.texts("Hello", over="backup")
+        talk = await noa.conversation()
+        await talk.answer("Good morning.")
+        await noa.phone.expects("Good morning.")
+
+        await world.vendor("backup").suffers(Fault.SLOW)  # it takes the text, and answers 2.5 s later
+        message = await talk.answer("Your order left.")
+        await talk.has_begun(message)
+        first.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        await first.wait()
+        await world.spawn("dispatch")
+        await world.journals("worker.silent", within_s=7)
+        noticed_s = time.monotonic() - killed
+        await world.vendor("backup").recovers()
+        assert "Perhaps a repeat" not in (await noa.phone.expects("Your order left.")).text
+        await noa.phone.expects("Perhaps a repeat", "Your order left.", within_s=30)
+        shown = await world.get(f"/v1/messages/{message}")
+        assert [one["outcome"] for one in shown["attempts"]][0] == "unknown"
+        assert shown["possible_duplicate"]
+        assert noticed_s < 5, f"noticed after {noticed_s:.1f} s"
+        await world.ends_well()
+
+
+async def test_redis_killed_and_started_again_loses_nothing_that_was_accepted(build_world, tmp_path):
+    """What was acknowledged is there; what was refused meanwhile is delivered again by its vendor; all goes on."""
+    server = PrivateRedis(tmp_path / "redis", durable=True)
+    server.start()
+    try:
+        async with build_world(redis_url=server.url) as world:
+            await _tell_of_a_dead_redis(world, server)
+    finally:
+        server.stop()
+
+
+async def _tell_of_a_dead_redis(world, server):
+    uma = await world.known_customer("uma")
+    await uma.writes_mail("Hello")
+    talk = await uma.conversation()
+    await world.vendor("email").suffers(Fault.ERROR)
+    await talk.answer("One.")
+    await talk.answer("Two.")
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()  # only what the dead one left behind
+    await uma.writes_mail("Are you there?")
+    server.start()
+    await world.vendor("email").recovers()
+    await talk.hears("Are you there?", within_s=30)
+    await talk.answer("Three.")
+    mailbox = uma.mailbox
+    if not world.arrived(mailbox.address):
+        await world.settles(within_s=40)
+    where = mailbox if world.arrived(mailbox.address) else uma.phone
+    if where is uma.phone:
+        await where.expects("Example Shop")
+    for text in ("One.", "Two.", "Three."):
+        await where.expects(text, within_s=30)
+    await world.ends_well()
+
+
+async def test_another_supervisor_takes_over_from_one_that_was_killed(build_world):
+    """The outage that nobody watched is noticed by the next one, and the conversation moves."""
+    async with build_world(start=("web", "dispatch")) as world:
+        first = await world.spawn("supervise")
+        await world.has_workers("supervise", 1)
+        pia = await world.known_customer("pia")
+        await pia.writes_mail("Hello")
+        talk = await pia.conversation()
+        first.send_signal(signal.SIGKILL)
+        await first.wait()
+        await world.vendor("email").refuses()
+        await talk.answer("Here I am.")
+        await world.start("supervise")
+        await pia.phone.expects("Example Shop", await talk.reference(), within_s=30)
+        await pia.phone.expects("Here I am.")
+        await world.ends_well()
