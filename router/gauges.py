@@ -1,5 +1,6 @@
 """Metrics that any one process can fill from Redis when it is asked for metrics: who works, what waits."""
 
+import json
 from collections import Counter as Tally
 from collections.abc import Mapping
 
@@ -11,11 +12,17 @@ from router.domain.conversation import MessageState
 from router.store import keys
 from router.store.redis import StoreUnavailable
 from router.store.store import Store
+from router.telemetry import REBINDS, REPAIRS, TRANSITIONS
 
 ALIVE_WITHIN_S = 10.0
 """A loop that gave no sign of life for this long is not counted; the supervisor itself judges far sooner."""
 ROLES = ("dispatch", "supervise", "web", "clockwork")
 """The label's bound."""
+REBIND_REASONS = frozenset(
+    {"failover", "forced", "failback", "inbound_down", "wrote_here", "unreachable", "rejected", "undelivered"}
+    | {"no_consent", "misconfigured", "throttled", "routed"}
+)
+"""The label's bound; what a person chose says why in the journal."""
 JOURNAL_MAX = 5_000
 """Entries read at one scrape, each shard; what is beyond is read at the next."""
 
@@ -62,7 +69,24 @@ class StoreGauges:
         entries = await self._store.journal_after(shard, after, JOURNAL_MAX)
         if entries:
             self._read[shard] = entries[-1][0]
-        NEEDS_HUMAN.inc(sum(_asks_for_a_person(entry) for _, entry in entries))
+        for _, entry in entries:
+            _count(entry)
+
+
+def _count(entry: Mapping[str, str]) -> None:
+    match entry.get("k"):
+        case "message.changed":
+            NEEDS_HUMAN.inc(_asks_for_a_person(entry))
+        case "side.rebound":
+            reason = str(json.loads(entry["f"]).get("r", ""))
+            REBINDS.labels(entry["ep"], reason if reason in REBIND_REASONS else "other").inc()
+        case "endpoint.changed":
+            facts = json.loads(entry["f"])
+            TRANSITIONS.labels(entry["ep"], facts["direction"], facts["after"]).inc()
+        case "repair.made":
+            REPAIRS.inc()
+        case _:
+            return
 
 
 def _asks_for_a_person(entry: Mapping[str, str]) -> bool:

@@ -42,6 +42,7 @@ from router.holding import Holding, Place
 from router.rendering import gather_matter
 from router.store.keys import place as place_text
 from router.store.store import AcceptAnswer, NewConversation, NewLeg, NewMessage, read_token
+from router.telemetry import ACCEPTED
 
 SUBJECT_MAX = 80
 HTML_MAX = 200_000
@@ -434,6 +435,7 @@ class Reception:
         )
 
     def _accepted(self, answer: AcceptAnswer, event: InboundMessage) -> Accepted:
+        ACCEPTED.labels(event.endpoint, "accepted" if answer.verdict == "new" else "duplicate").inc()
         log.info(
             "message.accepted",
             conversation=answer.conversation_id,

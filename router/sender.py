@@ -17,6 +17,7 @@ from router.rendering import render
 from router.store.codec import Leased
 from router.store.redis import StoreUnavailable
 from router.store.store import LeaseTerms, Settlement
+from router.telemetry import ATTEMPT_SECONDS, ATTEMPTS
 
 SLACK_S = 2.0
 """A lease lasts gate + io + this."""
@@ -148,6 +149,10 @@ class Sender:
     async def _work_on(self, leased: Leased, begun: float) -> None:
         said = await self._say(leased, begun)
         await self._settle(leased, said)
+        outcome = said.judgement.outcome if said.judgement else "sent"
+        ATTEMPTS.labels(self.endpoint, outcome, leased.message_class).inc()
+        if said.took_s:
+            ATTEMPT_SECONDS.labels(self.endpoint).observe(said.took_s)
         log.info(
             "attempt.ended",
             conversation=leased.conversation_id,
@@ -155,7 +160,7 @@ class Sender:
             endpoint=self.endpoint,
             epoch=leased.epoch,
             attempt=leased.number,
-            outcome=said.judgement.outcome if said.judgement else "sent",
+            outcome=outcome,
             reason=said.judgement.reason if said.judgement else "",
             took_ms=round(said.took_s * 1000, 1),
         )

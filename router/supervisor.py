@@ -16,7 +16,7 @@ from health.incident import IncidentEvent
 from health.monitor import Monitor
 from health.report import Direction, EndpointId, Status, Transition
 from health.watch import MonitorTarget
-from router.core import CONSOLE_ENDPOINT, Core
+from router.core import Core
 from router.domain.routing import EndpointView
 from router.evidence import judge_probe
 from router.evidence_desk import EvidenceDesk
@@ -242,11 +242,9 @@ class Supervisor:
 
 
 def targets_of(adapters: Mapping[EndpointId, Adapter]) -> dict[EndpointId, MonitorTarget]:
-    """What the monitor watches: every endpoint but the console, whose every message is on the screen anyway."""
+    """What the monitor watches."""
     targets = {}
     for endpoint, adapter in adapters.items():
-        if endpoint == CONSOLE_ENDPOINT:
-            continue
         capabilities = adapter.capabilities
         ours = capabilities.channel is Channel.CHAT
         targets[endpoint] = MonitorTarget(

@@ -9,6 +9,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from router.core import Core
+from router.telemetry import LOOP_LAG_SECONDS
 
 BEAT_S = 1.0
 
@@ -34,7 +35,9 @@ async def keep_beating(
                 await core.board.beat(worker, role, core.clock.now(), facts())
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("beat.failed", error=type(error).__name__)
+            planned = core.clock.monotonic() + BEAT_S
             await core.clock.sleep(BEAT_S)
+            LOOP_LAG_SECONDS.labels(role).set(max(0.0, core.clock.monotonic() - planned))
     finally:
         try:
             await core.board.forget_worker(worker)

@@ -8,10 +8,10 @@ from aiohttp import web
 
 from channels.contract import Adapter
 from channels.errors import LocalFault, WebhookRefused
-from channels.messages import InboundMessage, Matter, Received, Webhook
+from channels.messages import Matter, Received, Webhook
 from health.report import EndpointId
 from router.switchboard import StoreUnavailable, SwitchboardError
-from router.telemetry import ACCEPTED, WEBHOOKS
+from router.telemetry import WEBHOOKS
 from router.web.auth import RUNTIME
 from router.web.bodies import BODY_MAX, read_body
 from router.web.problems import REASONS, Problem
@@ -72,9 +72,7 @@ async def _verify(adapter: Adapter, webhook: Webhook) -> Received:
 async def _accept(request: web.Request, endpoint: EndpointId, received: Received) -> Matter | None:
     switchboard = request.app[RUNTIME].switchboard
     for event in received.events:
-        accepted = await switchboard.accept(event)
-        if isinstance(event, InboundMessage):
-            ACCEPTED.labels(endpoint, "duplicate" if accepted.duplicate else "accepted").inc()
+        await switchboard.accept(event)
     return None if received.about is None else await switchboard.matter(received.about)
 
 
