@@ -124,6 +124,7 @@ class Tally:
             hard = verdict is not Verdict.PROVISIONAL
             if counted and self.probes.count:
                 self.probes.hard += hard
+                self.probes.last_at = at
             else:
                 self.probes.add(at, hard=hard)
         else:

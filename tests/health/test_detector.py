@@ -213,6 +213,15 @@ def test_hanging_sends_are_seen_before_they_time_out_for_good():
     assert play.detector.status is Status.DOWN
 
 
+def test_a_burst_of_hanging_sends_is_confirmed_by_the_probe_that_times_out_after_it():
+    """All in flight began together, so nothing but the probe's own end tells that time has passed."""
+    play = Play()
+    for number in range(20):
+        play.say(V.PROVISIONAL, token=f"t{number}", after_s=0.05)
+    assert play.probe(V.PROVISIONAL, after_s=1.5) is Status.SUSPECT
+    assert play.probe(V.FAILURE, after_s=3) is Status.DOWN
+
+
 def test_recovery_is_slow_and_proven():
     """Hold, three probes, a tenth of the traffic, a ramp, twenty successes; then up."""
     play = Play().take_down()
