@@ -109,6 +109,14 @@ class AttachmentSettings(Table):
     files_max: int = Field(10, ge=0, le=100, description="files in one message, at most")
 
 
+class ArchiveSettings(Table):
+    """`[archive]`: where conversations go that are over."""
+
+    after_days: float = Field(
+        30.0, ge=0, le=3_650, description="days a closed conversation stays in Redis before it moves to the archive"
+    )
+
+
 class SandboxTable(Table):
     """`[sandbox]`: the stand-in vendors and the customer's pocket."""
 
@@ -157,6 +165,7 @@ class Settings(BaseSettings):
     health: DetectorSettings = DetectorSettings()
     dispatch: DispatchSettings = DispatchSettings()
     attachments: AttachmentSettings = AttachmentSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     sandbox: SandboxTable = SandboxTable()
     endpoints: tuple[AnyEndpointSettings, ...] = Field(
         (), max_length=ENDPOINTS_MAX, description="the endpoints' tables"

@@ -45,3 +45,5 @@ def adapter(endpoint: EndpointId, key: str) -> str:
 AGENTS = "tl:agents"
 FAILOVERS = "tl:failovers"
 SHARDS_OF_CUSTOMERS = "tl:shards"
+BEAT = "tl:beat"
+"""When a job of the clockwork last went through, Unix seconds."""

@@ -417,6 +417,16 @@ class Store:
         """Sides with work at `endpoint`, over all shards."""
         return sum([int(await self.redis.call("ZCARD", f"{keys.shard(n)}d:{endpoint}")) for n in range(self.shards)])
 
+    async def due_since(self, shard: int, endpoint: str) -> float:
+        """When the side that is due longest at `endpoint` (or `@plan`) came due, unix seconds; 0: there is none."""
+        rows = await self.redis.call("ZRANGE", f"{keys.shard(shard)}d:{endpoint}", 0, 0, "WITHSCORES")
+        return codec.seconds(rows[1]) if rows else 0.0
+
+    async def closed_before(self, shard: int, at: float, *, offset: int = 0, limit: int = 50) -> list[str]:
+        """Conversations closed before `at` (unix seconds), longest ago first."""
+        key = f"{keys.shard(shard)}closed"
+        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(at * 1000), "LIMIT", offset, limit))
+
     async def receipts_overdue(self, shard: int, endpoint: EndpointId, now: float, limit: int) -> list[str]:
         """Tokens of attempts whose receipt should have come by `now`."""
         key = f"{keys.shard(shard)}aw:{endpoint}"

@@ -1,0 +1,335 @@
+"""What is due by the clock: the Celery application, its one beat table, its jobs, and the process that runs them.
+
+No customer message and no health decision waits for any of it. Beat ticks by the minute; each job decides what is due.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import structlog
+from celery import Celery
+from celery.beat import EmbeddedService
+from celery.schedules import crontab
+from celery.signals import setup_logging, worker_ready
+from prometheus_client import Gauge
+from redis.exceptions import RedisError
+
+from health.board import Board
+from router.archive import ARCHIVE_FILE, Archive, archive_conversation
+from router.core import Core
+from router.domain.conversation import MessageState
+from router.runtime import Runtime, open_runtime
+from router.settings import Settings, default_broker_url, load_settings
+from router.store import keys
+from router.store.redis import connect
+from router.store.store import Store
+from router.workers import BEAT_S, worker_name
+
+QUEUE: Final = "throughline.clockwork"
+SLOT_S: Final = 60
+SLOT_HELD_S = 30
+"""How long a slot stays taken by a worker that says nothing more; renewed three times as often."""
+SLOT_KEPT_S: Final = 3 * 3600
+JOB_MAX_S: Final = 45.0
+"""A job that is not done by then has failed; the next slot tries again."""
+VISIBILITY_S: Final = 600
+"""Redis as a broker delivers again what nobody acknowledged for this long: longer than any job."""
+ARCHIVED_MAX: Final = 500
+"""Conversations moved in one slot, at most: 30,000 an hour."""
+ARCHIVE_S: Final = 8.0
+"""And for this long: a worker that is told to stop finishes its job first."""
+JOURNAL_READ_MAX: Final = 5_000
+ALIVE_S: Final = 150.0
+"""The clockwork is alive while a job went through within this: two missed minutes are a fault."""
+STOP_WITHIN_S: Final = 3.0
+DAY_S: Final = 86_400.0
+
+OLDEST_DUE = Gauge(
+    "throughline_oldest_due_seconds",
+    "How long the longest waiting side has been due at an endpoint.",
+    ["endpoint"],
+    multiprocess_mode="mostrecent",
+)
+
+log = structlog.get_logger()
+T = TypeVar("T")
+Job = Callable[[Core], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class _Process:
+    """What one worker process keeps: its settings, its event loop and its router, made when a job first needs them."""
+
+    settings: Settings | None = None
+    runner: asyncio.Runner | None = None
+    runtime: Runtime | None = None
+    worked_at: float = 0.0
+    """Monotonic time of the last job that went through."""
+    _open: AsyncExitStack | None = None
+
+    def run(self, job: Callable[[Runtime], Awaitable[T]]) -> T:
+        """Run a job's coroutine on the process's own loop."""
+        if self.runner is None:
+            self.runner = asyncio.Runner()
+        return self.runner.run(self._with_runtime(job))
+
+    def close(self) -> None:
+        """Let go of everything."""
+        runner, self.runner = self.runner, None
+        if runner is None:
+            return
+        with runner:
+            if self._open is not None:
+                runner.run(self._open.aclose())
+        self._open = self.runtime = None
+
+    async def _with_runtime(self, job: Callable[[Runtime], Awaitable[T]]) -> T:
+        if self.runtime is None:
+            async with AsyncExitStack() as stack:
+                settings = self.settings or load_settings()
+                self.runtime = await stack.enter_async_context(open_runtime(settings, "clockwork"))
+                self._open = stack.pop_all()
+        return await job(self.runtime)
+
+
+_process = _Process()
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """One run a job and slot, whoever asks how often: a claim in Redis that a dead worker loses after 30 s."""
+
+    store: Store
+    owner: str
+
+    @asynccontextmanager
+    async def claim(self, job: str, slot: int) -> AsyncIterator[bool]:
+        """Whether this slot is ours to run. Left without an error it is done for good; with one, free again."""
+        done, held = f"tl:job:{job}:{slot}", f"tl:job:{job}:{slot}:held"
+        call = self.store.redis.call
+        if not await call("SET", held, self.owner, "NX", "EX", SLOT_HELD_S):
+            yield False
+            return
+        renewing = asyncio.create_task(self._renew(held))
+        try:
+            if await call("EXISTS", done):
+                yield False
+            else:
+                yield True
+                await call("SET", done, self.owner, "NX", "EX", SLOT_KEPT_S)
+        finally:
+            renewing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await renewing
+            await call("DEL", held)
+
+    async def _renew(self, held: str) -> None:
+        while True:
+            await asyncio.sleep(SLOT_HELD_S / 3)
+            try:
+                await self.store.redis.call("EXPIRE", held, SLOT_HELD_S)
+            except RedisError as error:
+                log.warning("slot.not_renewed", error=type(error).__name__)
+
+
+def run_job(name: str, job: Job, slot: int | None = None) -> bool:
+    """Run a job for a slot (default: the current minute); False: the slot has been run, or is being run."""
+
+    async def run(runtime: Runtime) -> bool:
+        core = runtime.core
+        chosen = int(core.clock.now() // SLOT_S) if slot is None else slot
+        async with Slots(core.store, f"{socket.gethostname()[:20]}-{os.getpid()}").claim(name, chosen) as ours:
+            if not ours:
+                return False
+            began = time.monotonic()
+            async with asyncio.timeout(JOB_MAX_S):
+                outcome = await job(core)
+            took_ms = round((time.monotonic() - began) * 1000, 1)
+            log.info("job.done", job=name, slot=chosen, outcome=outcome, took_ms=took_ms)
+            return True
+
+    ran = _process.run(run)
+    _process.worked_at = time.monotonic()
+    return ran
+
+
+async def _mark_beat(core: Core) -> float:
+    now = core.clock.now()
+    await core.store.redis.call("SET", keys.BEAT, f"{now:.3f}")
+    return now
+
+
+async def _archive_closed(core: Core) -> dict[str, int]:
+    """At most 500 conversations and 8 s; the others in the next slots. Those that stay are passed over."""
+    until = time.monotonic() + ARCHIVE_S
+    before = core.clock.now() - core.settings.archive.after_days * DAY_S
+    archive = Archive(core.settings.data_dir / ARCHIVE_FILE)
+    outcomes: dict[str, int] = {}
+    try:
+        for shard in range(core.store.shards):
+            kept = 0
+            while sum(outcomes.values()) < ARCHIVED_MAX and time.monotonic() < until:
+                found = await core.store.closed_before(shard, before, offset=kept, limit=50)
+                if not found:
+                    break
+                for conversation_id in found:
+                    outcome = await archive_conversation(core.store, archive, conversation_id)
+                    outcomes[outcome] = outcomes.get(outcome, 0) + 1
+                    kept += outcome in {"busy", "changed"}
+    finally:
+        await archive.close()
+    return outcomes
+
+
+async def _report_queue_age(core: Core) -> dict[str, float]:
+    now = core.clock.now()
+    oldest = 0.0
+    for endpoint in (*core.capabilities, keys.PLAN):
+        age = 0.0
+        for shard in range(core.store.shards):
+            due = await core.store.due_since(shard, endpoint)
+            age = max(age, now - due if due else 0.0)
+        if endpoint != keys.PLAN:
+            OLDEST_DUE.labels(endpoint).set(age)
+        oldest = max(oldest, age)
+    asked = 0
+    for shard in range(core.store.shards):
+        for _, entry in await core.store.journal_last(shard, JOURNAL_READ_MAX):
+            recent = now - int(entry["at"]) / 1000 < core.settings.messages.needs_human_s
+            asked += recent and entry["k"] == "message.changed" and f'"{MessageState.NEEDS_HUMAN}"' in entry["f"]
+    parked = await core.store.due_count(keys.PLAN)
+    return {"parked": parked, "asked_for_a_person": asked, "oldest_due_s": round(max(0.0, oldest), 1)}
+
+
+app = Celery("throughline", set_as_current=False)
+app.conf.update(
+    accept_content=["json"],
+    task_serializer="json",
+    result_serializer="json",
+    event_serializer="json",
+    task_ignore_result=True,
+    task_store_errors_even_if_ignored=False,
+    result_expires=None,
+    task_default_queue=QUEUE,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_time_limit=JOB_MAX_S + 30,  # kept by Celery's prefork pool; jobs bound themselves tighter
+    task_soft_time_limit=JOB_MAX_S + 15,
+    worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={"visibility_timeout": VISIBILITY_S, "socket_keepalive": True},
+    timezone="UTC",
+    enable_utc=True,
+)
+
+
+def _define(name: str, job: Job) -> Any:
+    def run(slot: int | None = None) -> None:
+        run_job(name, job, slot)
+
+    return app.task(name=f"router.jobs.{name}")(run)
+
+
+mark_beat = _define("mark_beat", _mark_beat)
+archive_closed = _define("archive_closed", _archive_closed)
+report_queue_age = _define("report_queue_age", _report_queue_age)
+app.conf.beat_schedule = {
+    job.name: {"task": job.name, "schedule": crontab(), "options": {"expires": SLOT_S - 5}}
+    for job in (mark_beat, archive_closed, report_queue_age)
+}
+
+
+def run_clockwork(settings: Settings) -> None:
+    """Run worker and beat in this process until SIGTERM or SIGINT; what is being done is finished first.
+
+    Beat is a thread that keeps its times in memory: the table is constant, and the slots in Redis remember what ran.
+    """
+    if settings.redis_url is None:
+        raise ValueError("run_clockwork needs settings.redis_url; `up` starts a Redis and sets it")
+    app.conf.broker_url = settings.broker_url or default_broker_url(settings.redis_url)
+    app.set_current()
+    _process.settings = settings
+    worker = app.Worker(
+        pool="solo",
+        concurrency=1,
+        hostname=f"clockwork-{secrets.token_hex(2)}@{socket.gethostname()}",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        redirect_stdouts=False,
+    )
+    beat: Any = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler")
+    life = _SignOfLife(settings.redis_url)
+    beat.start()
+    life.start()
+    log.info("clockwork.started", jobs=sorted(app.conf.beat_schedule))
+    try:
+        worker.start()
+    finally:
+        beat.service.stop(wait=False)  # it may be waiting for a broker that is gone
+        beat.join(STOP_WITHIN_S)
+        life.stop()
+        _process.close()
+    log.info("clockwork.stopped")
+
+
+class _SignOfLife(threading.Thread):
+    """Beats on the board each second, as every loop does, for as long as jobs go through."""
+
+    def __init__(self, redis_url: str) -> None:
+        super().__init__(name="sign-of-life", daemon=True)
+        self._redis_url = redis_url
+        self._over = threading.Event()
+        self._worker = worker_name("clockwork")
+
+    def run(self) -> None:
+        """Beat until told to stop, then take the name away."""
+        asyncio.run(self._beat())
+
+    def stop(self) -> None:
+        """End, and wait for it."""
+        self._over.set()
+        self.join(STOP_WITHIN_S)
+
+    async def _beat(self) -> None:
+        client = connect(self._redis_url)
+        board = Board(client)
+        began = time.monotonic()
+        while not self._over.is_set():
+            try:
+                if time.monotonic() - max(began, _process.worked_at) < ALIVE_S:
+                    await board.beat(self._worker, "clockwork", time.time())
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("beat.failed", error=type(error).__name__)
+            await asyncio.to_thread(self._over.wait, BEAT_S)
+        with contextlib.suppress(RedisError, OSError, TimeoutError):  # it lapses by itself
+            await board.forget_worker(self._worker)
+        await client.aclose()
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """The command line has set up logging; where somebody listens to this signal Celery does not."""
+
+
+def _catch_up(**_: object) -> None:
+    """Whatever came due while no worker ran is looked at once, now, not at the next full minute."""
+    for entry in app.conf.beat_schedule.values():
+        app.send_task(entry["task"], **entry["options"])
+
+
+setup_logging.connect(_leave_logging_alone)
+worker_ready.connect(_catch_up)
