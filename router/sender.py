@@ -29,7 +29,7 @@ RENDER_PAUSE_S = 15.0
 """After a fault of ours in wording a message, before it is tried again; the attempts kept bound it."""
 POLL_S = 0.5
 """Between two looks at the due set when no bell rings."""
-DOUBT_PAUSE_S = 2.0
+DOUBT_PAUSE_S = 5.0
 """Before a message is tried again at an endpoint that is suspect."""
 SETTLE_TRIES = 40
 """With a growing pause, some 60 s: past the lease, when the attempt has become `unknown` by itself."""
