@@ -10,10 +10,13 @@ from rich.table import Table
 
 from health.report import Status
 from router.cli_rim import FAULT_STATUS, Session, ago, clock_time, out
+from router.store import keys
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
 
+CLOCKWORK_LATE_S = 150.0
+"""Jobs run each minute: two missed ones are a fault."""
 COLOURS = {
     Status.UP: "green",
     Status.SUSPECT: "yellow",
@@ -62,6 +65,17 @@ async def _show_status(runtime: "Runtime") -> None:
             f"  {failover.id}  away from {escape(', '.join(sorted(failover.scope)))} to {failover.target or 'any'} "
             f"until {clock_time(failover.expires_at)}: {escape(failover.why)} ({escape(failover.who)})"
         )
+    out.print(await _say_clockwork(runtime, now))
+
+
+async def _say_clockwork(runtime: "Runtime", now: float) -> str:
+    """Whether jobs go through; nothing that customers wait for depends on them."""
+    at = float(await runtime.store.redis.call("GET", keys.BEAT) or 0)
+    if not at:
+        return "Clockwork: never ran here"
+    words = f"last ran {ago(at, now)} ago"
+    late = now - at > CLOCKWORK_LATE_S
+    return f"Clockwork: [red]{words}[/red]; start `throughline clockwork`" if late else f"Clockwork: {words}"
 
 
 def _coloured(status: Status) -> str:
