@@ -180,6 +180,8 @@ async def test_what_is_not_over_stays(shelf: Shelf, why: str) -> None:
     before = await shelf.left(identity)
     answer = await archive_conversation(shelf.store, shelf.archive, identity)
     assert answer == ("open" if "open" in why else "busy")
+    row = dict(await shelf.store.redis.call("HGETALL", f"{P}v:{identity}"))
+    assert await shelf.store.forget(identity, sequence=row["sq"], closed_at=row.get("ca", "")) == answer
     assert await shelf.left(identity) == before
     assert (await shelf.archive.conversation(identity) is None) == (answer in {"open", "busy"})
 
