@@ -67,6 +67,8 @@ local function not_taken(S, O, At)
     -- Due again at once; from the second try on with a pause that doubles, up to 30 s.
     if At.n > 1 then later = NOW + math.min(30000, 125 * 2 ^ math.min(At.n, 8)) end
     later = math.max(later, O.at > NOW and O.at or 0)
+    -- The pause is for this endpoint: a side that has moved on meanwhile has nothing to wait for.
+    if S.ep ~= At.ep then later = 0 end
   else
     local na = redis.call('HGET', key, 'na')
     local list = na and cjson.decode(na) or {}

@@ -96,6 +96,26 @@ async def test_a_rebind_waits_for_the_open_attempt_and_the_same_message_goes_out
     assert await desk.lease(SMS) == [] and await desk.lease() == []
 
 
+async def test_the_pause_of_an_endpoint_in_doubt_does_not_follow_a_side_that_has_moved(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (open_attempt,) = await desk.lease()
+    await desk.move(notice=False)
+    await desk.settle(open_attempt, "unavailable", reason="no_answer", retry_at=desk.now + 5)
+    (again,) = await desk.lease(SMS)
+    assert again.message_id == message
+
+
+async def test_the_pause_of_an_endpoint_in_doubt_holds_where_the_side_stays(desk):
+    await desk.open()
+    await desk.say("one")
+    (attempt,) = await desk.lease()
+    await desk.settle(attempt, "unavailable", reason="no_answer", retry_at=desk.now + 5)
+    assert await desk.lease() == []
+    desk.advance(5)
+    assert len(await desk.lease()) == 1
+
+
 async def test_the_notice_goes_past_an_unknown_message_and_the_hold_is_cut_when_the_endpoint_is_down(desk):
     await desk.open()
     message = await desk.say("one")
