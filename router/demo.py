@@ -30,8 +30,10 @@ from router.private_redis import NoRedisFound
 from router.process_tree import TreeStopped
 from router.runtime import load_wording
 
-WRITE_PER_S = 60.0
-"""Customers that write in a second."""
+TURN_S = 3.0
+"""Within which everybody of a turn writes."""
+LONG_TURN_S = 5.0
+"""A vendor that hangs is noticed by those who go on writing."""
 LOOK_S = 0.25
 WAIT_S = 40.0
 """For anything in the story, and a second more for each ten customers."""
@@ -44,6 +46,12 @@ ANSWERED_FIRST = 0.3
 """Of the answers are out when the second fault strikes: it must hit some that are under way."""
 INTERRUPTED_STATUS = 130
 OWN = {Channel.EMAIL: MAIL, Channel.CHAT: CHAT, Channel.SMS: SMS, Channel.PHONE: PHONE}
+
+
+BACK = {
+    "recovering": "answers probes again; it gets a rising share of what begins.",
+    "up": "is up: it has taken that share.",
+}
 
 
 class Stuck(Exception):
@@ -76,16 +84,18 @@ class Story:
         counts = f"{len(mail)} by mail, {len(chat)} in web chat, {len(sms)} by SMS, {len(phone)} by phone"
         self.screen.begin(f"{len(self.people)} customers write: {counts}")
         await self._turn(1, self.people, lambda one: OWN[one.channel])
-        self.screen.say("Everybody has an answer, each where they wrote.")
+        self.screen.say("Everybody has an answer, each where they wrote.", "green")
         await self._mail_hangs(mail, chat)
         await self._first_sms_vendor_refuses([*mail, *sms], phone)
-        await self._both_recover([*mail, *sms])
+        await self._mail_is_back(mail, chat)
 
     async def _mail_hangs(self, mail: Sequence[Person], chat: Sequence[Person]) -> None:
         self.screen.begin("They write again, and the mail vendor hangs: it takes connections and never answers")
         await self._break(MAIL, Fault.HANG, "hangs")
-        await self._turn(2, [*mail, *chat], lambda one: OWN[one.channel])
+        await self._turn(2, [*mail, *chat], lambda one: OWN[one.channel], within_s=LONG_TURN_S)
         self._say_what_moved()
+        await self.stage.sandbox.vendors[MAIL].set_fault(Fault.NONE)
+        self.screen.say(f"{MAIL} is mended.")
 
     async def _first_sms_vendor_refuses(self, texting: Sequence[Person], phone: Sequence[Person]) -> None:
         self.screen.begin("Those who were moved simply reply by SMS; amid the answers the first SMS vendor refuses")
@@ -105,36 +115,40 @@ class Story:
             asking.cancel()
         self._say_what_moved()
 
-    async def _both_recover(self, returning: Sequence[Person]) -> None:
-        self.screen.begin("Both vendors are well again")
-        await self.stage.sandbox.heal()
+    async def _mail_is_back(self, mail: Sequence[Person], chat: Sequence[Person]) -> None:
+        await self._until(lambda: self._statuses({MAIL}) <= {"recovering", "up"}, "probes find the mail vendor well")
+        self.screen.begin("Mail works again: whoever writes by mail is answered by mail")
         self.agents.think_s = THINK_SHORT_S
-        homes = {MAIL, SMS}
-        await self._until(lambda: self._statuses(homes) <= {"recovering", "up"}, "probes find both vendors well")
-        self.screen.say("Probes find them well; they get a rising share of what begins.", "cyan")
-        await self._turn(4, returning, lambda one: OWN[one.channel])
-        self.screen.say("Whoever wrote by mail or SMS was answered there.")
-        await self._until(lambda: self._statuses(homes) <= {"up"}, "both vendors are up")
-        self.screen.say("Both are up again.", "green")
+        await self._turn(4, [*mail, *chat], lambda one: OWN[one.channel])
+        self.screen.say("Everybody has an answer, each where they wrote.", "green")
+        await self._until(lambda: self._statuses({MAIL}) <= {"up"}, "the mail vendor is up")
         await asyncio.sleep(QUIET_S)
 
     async def look(self) -> None:
-        """Keep asking how the endpoints are, until cancelled. Raises PeopleStopped."""
+        """Keep asking how the endpoints are, and tell what becomes of those that broke. Raises PeopleStopped."""
         while True:
             found = await self.api.get("/v1/endpoints")
-            self.screen.states = {one["id"]: one for one in found["items"]}
+            before, self.screen.states = self.screen.states, {one["id"]: one for one in found["items"]}
             for index, outage in enumerate(self.outages):
                 state = self.screen.states[outage.endpoint]
-                if not outage.noticed_at and state["status_out"] == "down":
+                status = state["status_out"]
+                if status == before[outage.endpoint]["status_out"]:
+                    continue
+                if status == "down" and not outage.noticed_at:
                     since = datetime.fromisoformat(state["since"]).timestamp()
                     self.outages[index] = replace(outage, noticed_at=since)
-                    self.screen.say(f"{outage.endpoint} is down, noticed after {since - outage.at:.1f} s.", "red")
+                    words = f"{outage.endpoint} is down, noticed after {since - outage.at:.1f} s; its gate is closed."
+                    self.screen.say(words, "red")
+                elif status in BACK:
+                    self.screen.say(f"{outage.endpoint} {BACK[status]}", "green")
             await asyncio.sleep(LOOK_S)
 
-    async def _turn(self, turn: int, people: Sequence[Person], over: Callable[[Person], str]) -> None:
+    async def _turn(
+        self, turn: int, people: Sequence[Person], over: Callable[[Person], str], within_s: float = TURN_S
+    ) -> None:
         """Everybody of `people` asks once; returns when everybody was answered."""
         wanted: set[Marker] = {(one.number, turn) for one in people}
-        await self.customers.ask(turn, people, over, spread_s=len(people) / WRITE_PER_S)
+        await self.customers.ask(turn, people, over, spread_s=within_s)
         await self._until(lambda: wanted <= self.ledger.answered(), "every question is answered")
 
     async def _break(self, endpoint: str, fault: Fault, words: str) -> None:

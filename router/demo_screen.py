@@ -30,7 +30,6 @@ class Screen:
     states: Mapping[str, Json] = field(default_factory=dict)
     """What `/v1/endpoints` said last."""
     ledger: Ledger | None = None
-    phase: str = ""
     _live: Live | None = None
 
     def __post_init__(self) -> None:
@@ -59,15 +58,14 @@ class Screen:
 
     def begin(self, phase: str) -> None:
         """A new part of the story."""
-        self.phase = phase
         self.say(phase, "bold")
 
     def _table(self) -> Table:
         since = time.monotonic() - self.began
-        table = Table(box=SIMPLE_HEAD, title=f"{self.phase}  ({since:.0f} s)", title_justify="left", pad_edge=False)
+        table = Table(box=SIMPLE_HEAD, title=f"after {since:.0f} s", title_justify="left", pad_edge=False)
         for name in ("endpoint", "status", "gate"):
             table.add_column(name, min_width=13 if name == "endpoint" else 10)
-        for name in ("due", "sent", "moved here"):
+        for name in ("due", "answers", "moved here"):
             table.add_column(name, justify="right", min_width=6)
         for endpoint in SHOWN:
             table.add_row(endpoint, *self._row(endpoint))

@@ -42,7 +42,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
 ACCOUNTS: Mapping[str, Mapping[str, object]] = {
     MAIL: {"rate_per_s": 50.0, "hold_s": 4.0},
     SMS: {"rate_per_s": 50.0, "hold_s": 4.0},
-    SMS_BACKUP: {"rate_per_s": 50.0, "hold_s": 4.0},
+    SMS_BACKUP: {"rate_per_s": 100.0, "hold_s": 4.0},
     PHONE: {"rate_per_s": 20.0, "hold_s": 4.0},
 }
 """What the accounts at the vendors allow, and how long an unknown outcome waits for a receipt there."""
