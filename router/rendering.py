@@ -5,7 +5,7 @@ import asyncio
 from channels.messages import Channel, Content, Kind, Line, Matter, OutboundMessage
 from health.report import EndpointId
 from router.core import Core
-from router.domain.conversation import Message, SideName
+from router.domain.conversation import Message, MessageState, SideName
 from router.domain.fitting import Manner
 from router.store.codec import Leased
 
@@ -14,6 +14,10 @@ HISTORY_MAX = 20
 LEGS_OF_A_MOVE = frozenset(
     {"failover", "forced", "unreachable", "rejected", "undelivered", "no_consent", "misconfigured"}
 )
+OUTAGES = frozenset({"failover", "forced", "inbound_down", "misconfigured"})
+"""What says something of the endpoint that was left. Everything else is about one message or one address."""
+HEARD = frozenset({MessageState.SENT, MessageState.DELIVERED, MessageState.READ, MessageState.UNCONFIRMED})
+"""What a person is to be reminded of; what still waits to be said comes by itself."""
 
 
 def channel_of(endpoint: EndpointId) -> Channel | None:
@@ -39,6 +43,7 @@ async def gather_matter(core: Core, conversation_id: str, *, side: SideName = Si
     if len(legs) >= 1 and legs[-1]["r"] in LEGS_OF_A_MOVE:
         here = channel_of(EndpointId(legs[-1]["ep"]))
         broken = channel_of(EndpointId(legs[-2]["ep"]) if len(legs) > 1 else conversation.home)
+        broken = broken if legs[-1]["r"] in OUTAGES else None
         if here is not None:
             what_happened = core.wording.what_happened(locale, here=here, broken=broken)
     return Matter(
@@ -49,7 +54,11 @@ async def gather_matter(core: Core, conversation_id: str, *, side: SideName = Si
         what_happened=what_happened,
         open_question=question.content.text if question else "",
         last_reply=said[-1].content.text if said else "",
-        history=tuple(_line(core, one) for one in messages if one.kind is Kind.MESSAGE),
+        history=tuple(
+            _line(core, one)
+            for one in messages
+            if one.kind is Kind.MESSAGE and (one.side is not side or one.state in HEARD)
+        ),
         mail_thread=thread,
         connect_to=await _agent_number(core, conversation.assignee),
     )
@@ -121,13 +130,17 @@ def _notice_text(core: Core, leased: Leased, locale: str) -> str:
     if leased.notice is None:
         return ""
     here = core.capabilities[leased.endpoint].channel
+    references = leased.references or (leased.reference,)
+    to_agent = leased.side is SideName.AGENT
+    # The texts for several matters and for agents name what was left; the others blame nothing that works.
+    named = leased.notice.reason in OUTAGES or len(references) > 1 or to_agent
     return core.wording.notice(
         locale,
         here=here,
-        broken=channel_of(leased.notice.left),
-        references=leased.references or (leased.reference,),
+        broken=channel_of(leased.notice.left) if named else None,
+        references=references,
         inbound_only=leased.notice.reason == "inbound_down",
-        to_agent=leased.side is SideName.AGENT,
+        to_agent=to_agent,
     )
 
 

@@ -126,7 +126,7 @@ class Pipelined:
                     future.set_exception(StoreUnavailable(f"Redis did not answer: {error}"))
                     future.exception()  # retrieved: a caller that is gone must not make a warning of it
             return
-        except RedisError as error:
+        except (RedisError, ValueError) as error:  # ValueError: an answer that is no text; nobody may wait for ever
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

@@ -288,6 +288,22 @@ class World:
         """Change something over the API."""
         return await self._ask("PATCH", path, body, "")
 
+    async def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Put something there over the API."""
+        return await self._ask("PUT", path, body, "")
+
+    async def talk(self, reference: str) -> Talk:
+        """The conversation with this reference."""
+        return Talk(self, (await self.get(f"/v1/conversations/{reference}"))["id"])
+
+    async def soon(self, look: Callable[[], T], what: str, within_s: float = 30.0) -> T:
+        """What `look` answers, as soon as it is true of anything."""
+
+        async def ask() -> T:
+            return look()
+
+        return await until(ask, what, within_s)
+
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, key: str) -> Any:
         headers = {"Authorization": f"Bearer {self.bearer}"} | ({"Idempotency-Key": key} if key else {})
         async with self.http.request(method, self.settings.public_url + path, json=body, headers=headers) as answer:
@@ -389,25 +405,28 @@ class World:
         except AssertionError as error:
             raise AssertionError(f"{error}; still due: {self.left}") from error
 
-    async def ends_well(self, *, drained: bool = True, lost: tuple[str, ...] = ()) -> None:
-        """Nothing unexpected came, nothing is on its way, nothing was lost, doubled unflagged or reordered."""
+    async def ends_well(self, *, drained: bool = True, spoken: tuple[str, ...] = ()) -> None:
+        """Nothing unexpected came, nothing is on its way, nothing was lost, doubled unflagged or reordered.
+
+        `spoken`: what was said where vendors keep no text of it, so that the story itself has looked.
+        """
         if drained:
             await self.settles()
         for pocket in self.pockets.values():
             pocket.stays_silent()
         strangers = {one.customer for one in self.sandbox.journal.entries if one.to_customer} - self.pockets.keys()
         assert not strangers, f"written to people of no story: {strangers}"
-        self._judge(lost)
+        self._judge(spoken)
         core = self.core
         assert not await audit(core.store, core.control, core.board, core.files, now=core.clock.now())
 
-    def _judge(self, lost: tuple[str, ...]) -> None:
+    def _judge(self, spoken: tuple[str, ...]) -> None:
         """From the vendors' own journal, not from our store."""
         last: dict[str, int] = {}
         taken = [entry for entry in self.sandbox.journal.entries if entry.to_customer and entry.delivered]
         for conversation, text in self.answers:
             found = [one for one in taken if text in _fresh(one)]
-            assert found or text in lost, f"lost: {text!r}"
+            assert found or text in spoken, f"lost: {text!r}"
             for again in found[1:]:
                 assert _is_flagged(again), f"doubled without a flag: {text!r} over {[one.endpoint for one in found]}"
             if found:

@@ -17,6 +17,6 @@ async def test_a_mail_that_bounces_goes_out_by_sms_marked_late(world):
     mailbox = next(one for one in customer.bindings if one.address.channel is Channel.EMAIL)
     assert mailbox.unreachable_until > world.core.clock.now()
     shown = await world.get(f"/v1/messages/{sent['message_id']}")
-    assert [one["outcome"] for one in shown["attempts"]][0] == "undelivered", shown
+    assert next(one["outcome"] for one in shown["attempts"]) == "undelivered", shown
     assert talk.id != sent["conversation_id"]
     await world.ends_well()

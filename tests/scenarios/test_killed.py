@@ -32,7 +32,7 @@ async def test_a_dispatcher_killed_in_the_middle_of_a_send_is_replaced_and_its_a
         assert "Perhaps a repeat" not in (await noa.phone.expects("Your order left.")).text
         await noa.phone.expects("Perhaps a repeat", "Your order left.", within_s=30)
         shown = await world.get(f"/v1/messages/{message}")
-        assert [one["outcome"] for one in shown["attempts"]][0] == "unknown"
+        assert next(one["outcome"] for one in shown["attempts"]) == "unknown"
         assert shown["possible_duplicate"]
         assert noticed_s < 5, f"noticed after {noticed_s:.1f} s"
         await world.ends_well()

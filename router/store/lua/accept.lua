@@ -11,6 +11,7 @@
 -- Guarantees  all or nothing; the same natural key adds nothing and answers with the first message's id; `other` says
 --          that the natural key was used for something else.
 
+local FILES_MAX = 200 -- a conversation lists; its messages name theirs in any case
 local A = cjson.decode(ARGV[2])
 local M = A.m
 local conversation_key = P .. 'v:' .. A.c
@@ -73,6 +74,14 @@ if M.og ~= '' then redis.call('HSET', key, 'og', M.og) end
 redis.call('RPUSH', P .. 'g:' .. A.c, M.id)
 local rolling = redis.call('HGET', conversation_key, 'th') or ''
 redis.call('HSET', conversation_key, 'th', redis.sha1hex(rolling .. M.id .. M.b))
+if string.find(M.b, '"files":[[', 1, true) then
+  local kept, seen = cjson.decode(redis.call('HGET', conversation_key, 'fl') or '[]'), {}
+  for _, file in ipairs(kept) do seen[file[1] .. '|' .. file[2]] = true end
+  for _, file in ipairs(cjson.decode(M.b).files or {}) do
+    if #kept < FILES_MAX and not seen[file[1] .. '|' .. file[2]] then kept[#kept + 1] = file end
+  end
+  if #kept > 0 then redis.call('HSET', conversation_key, 'fl', cjson.encode(kept)) end
+end
 if A.mt then
   redis.call('RPUSH', P .. 'mt:' .. A.c, A.mt)
   redis.call('LTRIM', P .. 'mt:' .. A.c, -20, -1)
