@@ -15,13 +15,14 @@ from router.store.store import NATURAL_KEY_KEPT_MS, QUEUE_MAX
 
 TAKEN = frozenset({"unknown", "sent", "delivered", "read", "undelivered", "unconfirmed"})
 """Outcomes after which the provider may have taken it."""
-TAKINGS_MAX = 20
-"""The most that `[messages] attempts_max` may say."""
-ATTEMPTS_MAX = 5_000
-"""A day of certain failures at one attempt in 30 s is 2,880."""
+UNKNOWN_MAX = 20
+"""Attempts of one message with unknown outcomes: the most that `[messages] attempts_max` may say."""
+ATTEMPTS_MAX = 40
+"""Attempts of one message, of any outcome; see lease.lua."""
 STOP_HOLDS_MS = 10 * 60 * 1000
 LEASES_LATE = 2
-"""A deadline that passed this many leases ago should long have been noticed."""
+LATE_LEAST_MS = 10_000
+"""A deadline that passed this many leases ago, and 10 s, should long have been noticed."""
 
 REPORT = "A bug: keep the data folder and report it"
 WAKE = "Nobody will look at it by itself: have an agent write to the conversation, which makes the side due; report it"
@@ -185,7 +186,7 @@ class Examination:
         if side.fields.get("t") and side.fields.get("m") not in self._ids:
             self._say(2, f"{side.words} has an attempt open at a message of no transcript", side.fields.get("m", ""))
         lease_ms = _lease_ms(page, side)
-        if side.number("l") and page.at_ms > side.number("l") + LEASES_LATE * lease_ms:
+        if side.number("l") and page.at_ms > side.number("l") + max(LATE_LEAST_MS, LEASES_LATE * lease_ms):
             self._say(
                 3,
                 f"{side.words} has a lease that ran out long ago and nobody noticed",
@@ -203,9 +204,11 @@ def _misplaced(message: MessageRecord, side: SideRecord) -> Iterator[tuple[str, 
     if (state == MessageState.SENDING) != attempted:
         yield ("it is being sent, but no attempt is open" if not attempted else f"it is {state} while it is sent"), 2
     if message.fields.get("k") == Kind.NOTICE:
-        # A notice stands beside the queue; the next rebind, or the customer's own words, drop it where it is.
+        # A notice stands beside the queue, and is never said twice: unknown is its end.
         if queued:
             yield "a notice stands in a queue", 2
+        if state == MessageState.QUEUED and side.notice.get("id") != message.id:
+            yield "a notice waits that its side knows nothing of", 2
         return
     ended = state in ENDED
     if ended and queued:
@@ -235,7 +238,7 @@ def _wrong_attempts(message: MessageRecord, side: SideRecord) -> Iterator[tuple[
         yield "an attempt was begun after it had expired", 12
     if row.get("cl") == MessageClass.SECRET and len({str(one["ep"]).partition("/")[0] for one in known}) > 1:
         yield "a secret was tried on more than one channel", 11
-    if sum(one["o"] in TAKEN for one in known) > TAKINGS_MAX or len(attempts) > ATTEMPTS_MAX:
+    if sum(one["o"] == "unknown" for one in known) > UNKNOWN_MAX or len(attempts) > ATTEMPTS_MAX:
         yield "it was tried more often than ever allowed", 13
     if row.get("fl") != "1" and _second_taking(message):
         yield "it was begun again unflagged though it may have been taken before", 5
@@ -256,7 +259,7 @@ def _wrong_queue(side: SideRecord, ids: set[str]) -> Iterator[tuple[str, int, st
     for message_id in side.queue:
         if message_id not in ids:
             yield f"{side.words} has a message queued that is not in the transcript", 2, message_id
-    if len(side.queue) > QUEUE_MAX + 1:
+    if len(side.queue) > QUEUE_MAX + 100:  # what comes back after it was sent goes in front, however many wait
         yield f"{side.words} has more than {QUEUE_MAX} messages queued", 13, ""
 
 

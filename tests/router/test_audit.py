@@ -203,6 +203,13 @@ async def _sending_without_attempt(bench: Bench) -> None:
     await bench.redis("HSET", f"{P}m:{bench.first}", "st", "sending")
 
 
+async def _notice_left_behind(bench: Bench) -> None:
+    await bench.move(notice=True)
+    (told,) = await bench.lease(SMS)
+    await bench.settle(told, "unavailable")
+    await bench.redis("HDEL", bench.side, "nd")
+
+
 async def _no_due_set(bench: Bench) -> None:
     await bench.redis("HSET", bench.side, "dp", "")
     await bench.redis("DEL", f"{P}d:{MAIL}")
@@ -279,11 +286,11 @@ async def _tried_without_end(bench: Bench) -> None:
     (leased,) = await bench.lease()
     await bench.settle(leased, "sent")
     row = json.loads(str(await bench.redis("HGET", f"{P}m:{bench.first}", "a1")))
-    for number in range(2, 30):
+    for number in range(2, 43):
         text = json.dumps(row | {"n": number, "f": number, "t": f"{row['t']}{number}"})
         await bench.redis("HSET", f"{P}m:{bench.first}", f"a{number}", text)
-    await bench.redis("HSET", f"{P}m:{bench.first}", "ac", 29, "fl", 1)
-    await bench.redis("HSET", bench.side, "f", 29)
+    await bench.redis("HSET", f"{P}m:{bench.first}", "ac", 42, "fl", 1)
+    await bench.redis("HSET", bench.side, "f", 42)
 
 
 async def _secret_hops(bench: Bench) -> None:
@@ -367,6 +374,7 @@ CORRUPTIONS: list[tuple[int, str, Callable[[Bench], Awaitable[None]]]] = [
     (2, "will be said again", _queue_keeps_what_ended),
     (2, "queued twice", _queue_holds_it_twice),
     (2, "no attempt is open", _sending_without_attempt),
+    (2, "a notice waits", _notice_left_behind),
     (3, "in no due set", _no_due_set),
     (3, "says that it is due at email/support, and is not", _due_entry_lost),
     (3, "stands in the due set sms/acme", _due_elsewhere),
