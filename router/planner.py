@@ -48,7 +48,7 @@ def request_of(core: Core, facts: SideFacts, bindings: tuple[Binding, ...], now:
     excluded = {
         (endpoint, read_place(where)[0])
         for endpoint, where, outcome, _ in facts.not_here
-        if outcome != "misconfigured" or not again
+        if outcome not in {"misconfigured", "throttled"} or not again
     }
     leg = Leg(facts.endpoint, facts.address, facts.moved_at, "") if facts.endpoint else None
     files = facts.head_content.files if facts.head_content else ()
@@ -171,7 +171,7 @@ class Planner:
             return change, self._decision(facts, DecisionKind.ROUTED, route, now, f"{reason}: goes to {best.endpoint}")
         if self._hopeless(facts, route):
             words = "Nothing can ever carry this message; its sender is told."
-            fail = Fail(facts.conversation_id, facts.side, facts.epoch, facts.why or "no_route")
+            fail = Fail(facts.conversation_id, facts.side, facts.epoch, facts.why or "no_route", facts.head)
             return fail, self._decision(facts, DecisionKind.PARKED, route, now, words)
         until = now + self.core.settings.failover.park_s
         if facts.why == "misconfigured":

@@ -131,12 +131,13 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Nothing will ever carry the message at the head."""
+    """Nothing will ever carry this message; done only while it is the head."""
 
     conversation_id: str
     side: SideName
     epoch: int
     reason: str
+    message_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -581,7 +582,7 @@ def _dump_change(change: Rebind | Park | Fail) -> dict[str, Any]:
         case Park():
             row["park"] = int(change.until * 1000)
         case Fail():
-            row["fail"] = 1
+            row |= {"fail": 1, "m": change.message_id}
         case Rebind():
             row |= {"ep": change.endpoint, "ad": change.place, "hd": int(change.hold_s * 1000)}
             row |= {"auto": int(change.automatic), "incident": change.incident}

@@ -104,6 +104,7 @@ local author = load_side(A.c, M.s == 'a' and 'c' or 'a')
 if author.ep ~= '' then redis.call('ZADD', P .. 'at:' .. author.ep, 'XX', waiting, author.id) end
 if A.pin and (author.ep ~= A.pin.ep or author.ad ~= A.pin.ad) then
   begin_leg(author, A.pin.ep, A.pin.ad, 'wrote_here', nil)
+  free_head(author)
   journal('side.rebound', A.c, '', A.pin.ep, {s = author.s, r = 'wrote_here', e = author.e})
   place(author)
 elseif A.pin and author.nd then

@@ -76,7 +76,8 @@ local function begin_notice(S)
   if S.nd.by then
     local c, s = split_member(S.nd.lead)
     local lead = load_side(c, s)
-    if lead and lead.nd and lead.nd.id == S.nd.by and lead.ep == S.ep then
+    local said = lead and lead.t ~= '' and lead.m == S.nd.by
+    if said or lead and lead.nd and lead.nd.id == S.nd.by and lead.ep == S.ep then
       S.nd.h = NOW + 1000
       save_notice(S)
       place(S)
@@ -97,7 +98,7 @@ local function begin_notice(S)
     -- One that may have been taken has ended already: these were all certainly refused.
     set_state(S.nd.id, 'failed', 'attempts_exhausted')
     journal('message.changed', S.c, S.nd.id, S.ep, {st = 'failed', r = 'attempts_exhausted', s = S.s})
-    notice_told(S)
+    notice_told(S, S.nd.id)
     return false
   end
   local At = begin(S, S.nd.id, 'urgent', 'notice')
@@ -198,6 +199,7 @@ for _, member in ipairs(due) do
         end
         if verdict == 'human' then
           set_state(head, 'needs_human', 'unknown_too_often')
+          redis.call('HSET', P .. 'm:' .. head, 'hu', int(NOW + A.human_ms))
           hold(S, NOW + A.human_ms)
           journal('message.changed', c, head, A.ep, {st = 'needs_human', r = 'unknown_too_often', s = s})
           place(S)

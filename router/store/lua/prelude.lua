@@ -77,14 +77,14 @@ local function place(S)
     if S.w ~= '' or S.ep == '' then
       set, score = '@plan', math.max(NOW, S.h)
     else
-      local at = nil
-      if S.nd then at = S.nd.h or 0 end
-      if head then at = at and math.min(at, S.h) or S.h end
-      set, score = S.ep, math.max(NOW, at, S.b)
+      -- A notice goes first: until it may, there is nothing to look for.
+      set, score = S.ep, math.max(NOW, S.nd and (S.nd.h or 0) or S.h, S.b)
     end
     if head and score > NOW then
-      local expires = tonumber(redis.call('HGET', P .. 'm:' .. head, 'xp') or 0) or 0
-      if expires > 0 and expires < score then score = math.max(NOW, expires) end
+      local M = redis.call('HMGET', P .. 'm:' .. head, 'xp', 'st')
+      local expires = tonumber(M[1] or 0) or 0
+      -- One that may have been taken waits for evidence, also past its expiry.
+      if M[2] ~= 'unknown' and expires > 0 and expires < score then score = math.max(NOW, expires) end
     end
   end
   if S.dp ~= set and S.dp ~= '' then redis.call('ZREM', P .. 'd:' .. S.dp, S.id) end
@@ -133,6 +133,10 @@ local function drop_notice(S)
   if S.m ~= S.nd.id and redis.call('HGET', P .. 'm:' .. S.nd.id, 'st') == 'queued' then
     set_state(S.nd.id, 'cancelled', 'superseded')
   end
+  if S.m == S.nd.id and #(S.nd.covers or {}) > 0 then
+    -- It is being said: the others it speaks for are still told by it.
+    redis.call('HSET', P .. 'm:' .. S.m, 'cv', cjson.encode(S.nd.covers))
+  end
   redis.call('SREM', P .. 'nd:' .. S.ep .. '|' .. S.ad, S.id)
   redis.call('HDEL', S.key, 'nd')
   S.nd = nil
@@ -142,17 +146,24 @@ local function save_notice(S)
   redis.call('HSET', S.key, 'nd', cjson.encode(S.nd))
 end
 
--- Everything the notice of `S` speaks for has been told.
-local function notice_told(S)
-  for _, member in ipairs(S.nd.covers or {}) do
+-- The sides a notice speaks for, also when its own side has moved on while it was being said.
+local function covers_of(S, notice)
+  if S.nd and S.nd.id == notice then return S.nd.covers or {} end
+  local kept = redis.call('HGET', P .. 'm:' .. notice, 'cv')
+  return kept and cjson.decode(kept) or {}
+end
+
+-- Everything this notice of `S` speaks for has been told.
+local function notice_told(S, notice)
+  for _, member in ipairs(covers_of(S, notice)) do
     local c, s = split_member(member)
     local other = load_side(c, s)
-    if other and other.nd and other.nd.by == S.nd.id then
+    if other and other.nd and other.nd.by == notice then
       drop_notice(other)
       place(other)
     end
   end
-  drop_notice(S)
+  if S.nd and S.nd.id == notice then drop_notice(S) end
 end
 
 -- An attempt that may have been taken: its message waits for evidence, then goes out again, flagged.
@@ -160,11 +171,11 @@ end
 local function become_unknown(S, A, reason)
   A.o, A.x, A.r = 'unknown', NOW, reason
   write_attempt(S.m, A)
-  if S.nd and S.nd.id == S.m then
-    -- A notice is never said twice because we are unsure.
+  if redis.call('HGET', P .. 'm:' .. S.m, 'k') == 'notice' then
+    -- A notice is never said twice because we are unsure, and nothing waits for what came of it.
     set_state(S.m, 'unknown', reason)
     redis.call('HSET', P .. 'm:' .. S.m, 'fl', '1')
-    notice_told(S)
+    notice_told(S, S.m)
   else
     set_state(S.m, 'unknown', reason)
     if A.i == 1 then
@@ -186,6 +197,22 @@ local function run_out(S)
   if A and A.o == '' then become_unknown(S, A, 'deadline_passed') else release(S) end
 end
 
+-- Off the queue, wherever it stands in it: the hold is the head's.
+local function take_off(S, message)
+  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+  redis.call('LREM', P .. 'q:' .. S.id, 1, message)
+  if head == message then hold(S, 0) end
+end
+
+-- What waited for the leg that was left, or for any at all, waits no longer.
+local function free_head(S)
+  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+  if not head or S.t ~= '' then return end
+  local state = redis.call('HGET', P .. 'm:' .. head, 'st')
+  if state == 'parked' then set_state(head, 'queued', '') end
+  if state == 'parked' or state == 'queued' then hold(S, 0) end
+end
+
 local function finish_head(S, message, state, reason)
   set_state(message, state, reason)
   redis.call('LREM', P .. 'q:' .. S.id, 1, message)
@@ -199,8 +226,10 @@ local function ready_head(S)
   for _ = 1, 100 do
     local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
     if not head then return nil end
-    local M = redis.call('HMGET', P .. 'm:' .. head, 'st', 'xp', 'cl', 'k', 'ac', 'fl', 'uk', 'na')
+    local M = redis.call('HMGET', P .. 'm:' .. head, 'st', 'xp', 'cl', 'k', 'ac', 'fl', 'uk', 'na', 'hu')
     local state, expires = M[1], tonumber(M[2] or 0) or 0
+    -- Kept with the message: the side's hold is also set by whatever comes before it, by parking and by waking.
+    local person_until = state == 'needs_human' and tonumber(M[9] or 0) or 0
     if not state then
       redis.call('LPOP', P .. 'q:' .. S.id)
       journal('repair.made', S.c, head, S.ep, {what = 'queued message without record'})
@@ -209,9 +238,10 @@ local function ready_head(S)
       if S.w ~= '' then want_plan(S, '') end
     elseif S.l == 0 and state == 'unknown' and expires > 0 and expires <= NOW and S.h <= NOW then
       finish_head(S, head, 'failed', 'expired_unknown')
-    elseif state == 'needs_human' and S.h <= NOW then
+    elseif state == 'needs_human' and math.max(S.h, person_until) <= NOW then
       finish_head(S, head, 'failed', 'nobody_looked')
     else
+      if person_until > S.h then hold(S, person_until) end
       return head, {st = state, xp = expires, cl = M[3] or 'normal', k = M[4] or 'message',
         ac = tonumber(M[5] or 0) or 0, fl = M[6] == '1', uk = M[7] or '', na = M[8] or ''}
     end

@@ -4,7 +4,7 @@
 --          ep endpoint, ad address, r reason, nt notice {id, ...} or nil, hd hold after an unknown attempt's end in ms or -1,
 --          auto 0/1 (counts as an automatic move), incident
 --          or park until in ms, r reason
---          or fail 1, r reason: nothing will ever carry the head; its sender is told
+--          or fail 1, m message, r reason: nothing will ever carry it, if it still is the head; its sender is told
 -- Answers  a list: 'ok', 'epoch' (somebody else was faster), 'missing'
 -- Guarantees  the expected epoch loses against a newer one; a live lease is never broken: its attempt settles or runs out
 --          first, and the message is leased at the new endpoint only then. Ids and context stay (hash before = after).
@@ -16,10 +16,11 @@ local function rebind(B)
   run_out(S)
   if B.fail == 1 then
     local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
-    if head and S.t == '' then finish_head(S, head, 'failed', B.r) end
-    if S.nd then drop_notice(S) end
+    if head == B.m and S.t == '' then
+      finish_head(S, head, 'failed', B.r)
+      if S.nd then drop_notice(S) end
+    end
     want_plan(S, redis.call('LLEN', P .. 'q:' .. S.id) > 0 and S.w or '')
-    hold(S, 0)
     place(S)
     return 'ok'
   end
@@ -43,15 +44,11 @@ local function rebind(B)
   local from = S.ep
   begin_leg(S, B.ep, B.ad, B.r, B.nt)
   if S.t ~= '' and B.hd >= 0 then redis.call('HSET', S.key, 'hc', int(B.hd)) end
+  free_head(S)
   if B.auto == 1 then redis.call('HSET', P .. 'v:' .. B.c, 'mv', int(NOW)) end
   if head and S.t == '' then
     local state = redis.call('HGET', P .. 'm:' .. head, 'st')
-    if state == 'parked' then
-      set_state(head, 'queued', '')
-      hold(S, 0)
-    elseif state == 'queued' then
-      hold(S, 0)
-    elseif state == 'unknown' and B.hd >= 0 then
+    if state == 'unknown' and B.hd >= 0 then
       local count = tonumber(redis.call('HGET', P .. 'm:' .. head, 'ac') or 0)
       local At = count > 0 and read_attempt(head, count)
       local ended = At and tonumber(At.x or 0) or NOW

@@ -6,7 +6,8 @@
 
 local A = cjson.decode(ARGV[2])
 local count = 0
-for _, token in ipairs(redis.call('ZRANGE', P .. 'aw:' .. A.ep, 0, math.min(A.n, 100) - 1)) do
+-- The latest first, each before the one that was said after it: their order stays.
+for _, token in ipairs(redis.call('ZREVRANGE', P .. 'aw:' .. A.ep, 0, math.min(A.n, 100) - 1)) do
   redis.call('ZREM', P .. 'aw:' .. A.ep, token)
   local message, number = string.match(token, '^t(.+)%.(%d+)$')
   message = 'm' .. message

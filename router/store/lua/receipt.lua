@@ -51,7 +51,7 @@ if A.st == 'undelivered' then
       hold(S, 0)
       state = 'queued'
     else
-      if state == 'unknown' then redis.call('LREM', P .. 'q:' .. S.id, 1, A.m) end
+      if state == 'unknown' then take_off(S, A.m) end
       set_state(A.m, 'undelivered', A.r)
       state = 'undelivered'
     end
@@ -61,8 +61,7 @@ if A.st == 'undelivered' then
 elseif state == 'unknown' or state == 'needs_human' then
   if S.t == '' or S.m ~= A.m then
     set_state(A.m, A.st, '')
-    redis.call('LREM', P .. 'q:' .. S.id, 1, A.m)
-    hold(S, 0)
+    take_off(S, A.m)
     place(S)
     state = A.st
     journal('message.changed', M[1], A.m, At.ep, {st = state, r = 'late_receipt', s = M[2]})

@@ -9,6 +9,10 @@
 
 local RANK = {sending = 0, queued = 0, unknown = 1, sent = 2, delivered = 3, read = 4}
 
+local function is_left(S, At)
+  return At.ep ~= S.ep or At.ad ~= S.ad
+end
+
 local function taken(S, O, At)
   local key = P .. 'm:' .. O.m
   local state = O.o
@@ -21,7 +25,7 @@ local function taken(S, O, At)
   if redis.call('LREM', P .. 'q:' .. S.id, 1, O.m) == 1 then hold(S, 0) end
   if O.text then redis.call('HSET', key, 'b', O.text) end
   if O.o == 'sent' and O.due > 0 then redis.call('ZADD', P .. 'aw:' .. At.ep, O.due, At.t) end
-  if O.occ > NOW then
+  if O.occ > NOW and not is_left(S, At) then
     S.b = O.occ
     redis.call('HSET', S.key, 'b', int(O.occ))
   end
@@ -30,13 +34,23 @@ local function taken(S, O, At)
     redis.call('RPUSH', P .. 'mt:' .. S.c, O.v[1])
     redis.call('LTRIM', P .. 'mt:' .. S.c, -20, -1)
   end
-  if S.nd and S.nd.id == O.m then
-    for _, member in ipairs(S.nd.covers or {}) do
+  if redis.call('HGET', key, 'k') == 'notice' then
+    for _, member in ipairs(covers_of(S, O.m)) do
       local c = split_member(member)
       redis.call('HSET', P .. 'pair:' .. At.ep .. '|' .. At.ad, c, int(NOW))
     end
-    notice_told(S)
+    notice_told(S, O.m)
   end
+end
+
+-- Not here: the planner looks for another way.
+local function exclude(S, O, At)
+  local key = P .. 'm:' .. O.m
+  local na = redis.call('HGET', key, 'na')
+  local list = na and cjson.decode(na) or {}
+  if #list < 20 then list[#list + 1] = {ep = At.ep, ad = At.ad, o = O.o, r = O.r} end
+  redis.call('HSET', key, 'na', cjson.encode(list))
+  want_plan(S, O.o)
 end
 
 local function not_taken(S, O, At)
@@ -59,22 +73,17 @@ local function not_taken(S, O, At)
     return
   end
   local later = 0
-  if O.o == 'throttled' then
-    later = O.at
+  if (O.o == 'throttled' or O.o == 'unavailable') and is_left(S, At) then
+    later = 0 -- the pause is for that endpoint: a side that has moved on meanwhile has nothing to wait for
+  elseif O.o == 'throttled' then
     local expires = tonumber(redis.call('HGET', key, 'xp') or 0) or 0
-    if expires > 0 and later > expires then want_plan(S, 'throttled') end
+    if expires > 0 and O.at > expires then exclude(S, O, At) else later = O.at end
   elseif O.o == 'unavailable' then
     -- Due again at once; from the second try on with a pause that doubles, up to 30 s.
     if At.n > 1 then later = NOW + math.min(30000, 125 * 2 ^ math.min(At.n, 8)) end
     later = math.max(later, O.at > NOW and O.at or 0)
-    -- The pause is for this endpoint: a side that has moved on meanwhile has nothing to wait for.
-    if S.ep ~= At.ep then later = 0 end
   else
-    local na = redis.call('HGET', key, 'na')
-    local list = na and cjson.decode(na) or {}
-    if #list < 20 then list[#list + 1] = {ep = At.ep, ad = At.ad, o = O.o, r = O.r} end
-    redis.call('HSET', key, 'na', cjson.encode(list))
-    want_plan(S, O.o)
+    exclude(S, O, At)
   end
   if is_notice then
     S.nd.h = later
