@@ -31,9 +31,10 @@ from router.process_tree import TreeStopped
 from router.runtime import load_wording
 
 TURN_S = 3.0
-"""Within which everybody of a turn writes."""
+"""Within which everybody of a turn writes; sooner where they are few."""
 LONG_TURN_S = 5.0
 """A vendor that hangs is noticed by those who go on writing."""
+WRITE_PER_S_MIN = 10.0
 LOOK_S = 0.25
 WAIT_S = 40.0
 """For anything in the story, and a second more for each ten customers."""
@@ -121,7 +122,6 @@ class Story:
         self.agents.think_s = THINK_SHORT_S
         await self._turn(4, [*mail, *chat], lambda one: OWN[one.channel])
         self.screen.say("Everybody has an answer, each where they wrote.", "green")
-        await self._until(lambda: self._statuses({MAIL}) <= {"up"}, "the mail vendor is up")
         await asyncio.sleep(QUIET_S)
 
     async def look(self) -> None:
@@ -148,7 +148,7 @@ class Story:
     ) -> None:
         """Everybody of `people` asks once; returns when everybody was answered."""
         wanted: set[Marker] = {(one.number, turn) for one in people}
-        await self.customers.ask(turn, people, over, spread_s=within_s)
+        await self.customers.ask(turn, people, over, spread_s=min(within_s, len(people) / WRITE_PER_S_MIN))
         await self._until(lambda: wanted <= self.ledger.answered(), "every question is answered")
 
     async def _break(self, endpoint: str, fault: Fault, words: str) -> None:
@@ -261,8 +261,14 @@ async def _perform(story: Story) -> str:
 
 
 async def _watch(stage: Stage) -> None:
-    """The play is over when the tree is. Raises Interrupted, TreeStopped."""
-    await asyncio.shield(stage.playing)
+    """The play is over when somebody says so, or the tree fell. Raises Interrupted, TreeStopped."""
+    told = asyncio.create_task(stage.interrupted.wait())
+    try:
+        await asyncio.wait({stage.playing, told}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+    if stage.playing.done():
+        stage.playing.result()
     raise Interrupted
 
 

@@ -38,7 +38,7 @@ class Screen:
     def __enter__(self) -> "Screen":
         if self.console.is_terminal:
             self._live = Live(
-                get_renderable=self._table, console=self.console, refresh_per_second=REFRESH_PER_S, transient=True
+                get_renderable=self._now, console=self.console, refresh_per_second=REFRESH_PER_S, transient=True
             )
             self._live.__enter__()
         return self
@@ -59,6 +59,10 @@ class Screen:
     def begin(self, phase: str) -> None:
         """A new part of the story."""
         self.say(phase, "bold")
+
+    def _now(self) -> Table | str:
+        """Nothing until somebody knows how the endpoints are."""
+        return self._table() if self.states else ""
 
     def _table(self) -> Table:
         since = time.monotonic() - self.began

@@ -56,14 +56,14 @@ class StageFault(Exception):
 class Stage:
     """Everything, running."""
 
-    folder: Path
     settings: Settings
     key: str
     """An admin's."""
     sandbox: Sandbox
-    tree: ProcessTree
     playing: asyncio.Task[None]
-    """Ends when the tree does: by Ctrl-C, or because a child will not live."""
+    """Ends when the tree does: because a child will not live."""
+    interrupted: asyncio.Event
+    """Somebody pressed Ctrl-C, closed the terminal, or asked the process to end."""
 
 
 def make_folder() -> Path:
@@ -101,8 +101,8 @@ async def open_stage(folder: Path, say: Callable[[str], None]) -> AsyncIterator[
             write_private_file(file, write_settings(port, sandbox.endpoint_tables()))
             settings = _with_redis(load_settings(file), server)
             key = await prepare_store(settings)
-            async with _playing(settings, file, server, say) as (tree, playing):
-                yield Stage(folder, settings, key, sandbox, tree, playing)
+            async with _playing(settings, file, server, say) as (playing, interrupted):
+                yield Stage(settings, key, sandbox, playing, interrupted)
         finally:
             server.stop()
             await sandbox.stop()
@@ -112,7 +112,7 @@ async def open_stage(folder: Path, say: Callable[[str], None]) -> AsyncIterator[
 @asynccontextmanager
 async def _playing(
     settings: Settings, file: Path, server: PrivateRedis, say: Callable[[str], None]
-) -> AsyncIterator[tuple[ProcessTree, asyncio.Task[None]]]:
+) -> AsyncIterator[tuple[asyncio.Task[None], asyncio.Event]]:
     (settings.data_dir / "metrics").mkdir(mode=PRIVATE_FOLDER_MODE)
     tree = ProcessTree(
         children(settings, file),
@@ -129,9 +129,11 @@ async def _playing(
         if playing.done():
             playing.result()
             raise StageFault("The process tree ended before it was ready.")
-        # A closed terminal must leave no child behind either; the tree itself looks after SIGINT and SIGTERM.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tree.stop)
-        yield tree, playing
+        # From the tree's own hands into ours: people leave first, so that nobody finds the router gone.
+        interrupted = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+        yield playing, interrupted
     finally:
         waiting.cancel()
         tree.stop()
