@@ -51,6 +51,11 @@ if not open then
 elseif open == '0' then
   redis.call('HSET', conversation_key, 'op', '1')
   redis.call('HDEL', conversation_key, 'ca')
+  redis.call('ZREM', P .. 'closed', A.c)
+  for _, message in ipairs(redis.call('LRANGE', P .. 'g:' .. A.c, 0, 9999)) do
+    local natural = redis.call('HGET', P .. 'm:' .. message, 'nk')
+    if natural then redis.call('PERSIST', P .. 'nk:' .. natural) end
+  end
   redis.call('ZADD', P .. 'open', int(NOW), A.c)
   redis.call('SADD', P .. 'op:' .. redis.call('HGET', conversation_key, 'cu'), A.c)
   for _, side in ipairs({'c', 'a'}) do

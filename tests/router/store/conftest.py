@@ -65,6 +65,7 @@ class Desk:
         place: str = "email:ann@example.org",
         key: str = "",
         pin: tuple[EndpointId, str] | None = None,
+        reopen: bool = False,
     ) -> AcceptAnswer:
         """The customer writes."""
         return await self.store.accept(
@@ -83,6 +84,7 @@ class Desk:
             natural_key=key,
             said_hash=text if key else "",
             pin=pin,
+            reopen=reopen,
             create=NewConversation(
                 "c0-ann",
                 "4F2K9",

@@ -383,3 +383,26 @@ async def test_attempts_are_bounded_even_when_none_was_ever_taken(desk):
         desk.advance(31)
     assert await desk.lease() == []
     assert await desk.state(message) == "needs_human"
+
+
+async def test_a_receipt_for_an_earlier_attempt_settles_the_message_when_the_later_one_was_not_taken(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (first,) = await desk.lease()
+    await desk.settle(first, "unknown", reason="read_timeout")
+    desk.advance(61)
+    (second,) = await desk.lease()
+    await desk.store.receipt(first.token, "delivered")
+    await desk.settle(second, "unavailable", reason="refused")
+    assert await desk.state(message) == "delivered"
+    desk.advance(61)
+    assert await desk.lease() == []
+
+
+async def test_a_reopened_conversation_knows_its_vendor_ids_for_as_long_as_it_is_open(desk):
+    await desk.open()
+    first = await desk.hear("hello", key="email/support:1")
+    await desk.store.close(desk.conversation)
+    await desk.hear("me again", key="email/support:2", reopen=True)
+    assert await desk.store.redis.call("PTTL", "tl:{s0}:nk:email/support:1") == -1
+    assert (await desk.hear("hello", key="email/support:1")).message_id == first.message_id
