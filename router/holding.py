@@ -18,6 +18,9 @@ PROMPT_EVERY_S = 600
 """One prompt an address in ten minutes: whoever does not read it is not asked again and again."""
 CODE_TTL_S = 600
 CODE_TRIES_MAX = 5
+CODES_MAX = 3
+CODES_EVERY_S = 3600
+"""Codes one conversation gets in an hour, whoever claims it: else a reference in strange hands floods its owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +97,18 @@ class Holding:
         typed = "".join(character for character in text if character.isdigit())
         if not found or len(text.strip()) > 40 or len(typed) != 6:
             return ""
+        # Counted before it is compared: guesses that come all at once are as few as others.
+        tries = int(await self.core.store.redis.call("INCR", f"{key}:tries"))
+        await self.core.store.redis.call("EXPIRE", f"{key}:tries", CODE_TTL_S)
+        if tries > CODE_TRIES_MAX:
+            return ""
         claim = json.loads(found)
         if secrets.compare_digest(typed, claim["code"]):
             await self.core.store.redis.call("DEL", key)
             await self._bind(at, claim["conversation"])
             return str(claim["conversation"])
-        claim["tries"] += 1
-        if claim["tries"] >= CODE_TRIES_MAX:
+        if tries == CODE_TRIES_MAX:
             await self.core.store.redis.call("DEL", key)
-        else:
-            await self.core.store.redis.call("SET", key, json.dumps(claim), "KEEPTTL")
         await self.say(at, self.core.wording.say("prompt.wrong_code", self.core.settings.default_locale), Kind.PROMPT)
         return ""
 
@@ -143,10 +148,11 @@ class Holding:
 
     async def _send_code(self, at: Place, conversation_id: str) -> None:
         conversation = await self.core.store.conversation(conversation_id)
-        if conversation is None:
+        if conversation is None or not await self._may_send_code(conversation_id):
             return
         code = f"{secrets.randbelow(10**6):06d}"
-        claim = json.dumps({"code": code, "conversation": conversation_id, "tries": 0})
+        claim = json.dumps({"code": code, "conversation": conversation_id})
+        await self.core.store.redis.call("DEL", f"{self._claim_key(at)}:tries")
         await self.core.store.redis.call("SET", self._claim_key(at), claim, "EX", CODE_TTL_S)
         locale = conversation.locale or self.core.settings.default_locale
         text = self.core.wording.say("code.message", locale, code=code, reference=conversation.reference)
@@ -166,6 +172,14 @@ class Holding:
             ),
             quiet=True,
         )
+
+    async def _may_send_code(self, conversation_id: str) -> bool:
+        """Take one of the hour's places, if one is free."""
+        for number in range(CODES_MAX):
+            place = f"tl:codes:{{{conversation_id}}}:{number}"
+            if await self.core.store.redis.call("SET", place, "1", "NX", "EX", CODES_EVERY_S):
+                return True
+        return False
 
     async def _bind(self, at: Place, conversation_id: str) -> None:
         conversation = await self.core.store.conversation(conversation_id)

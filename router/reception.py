@@ -33,6 +33,7 @@ from router.domain.matching import (
     MatchFacts,
     Opens,
     Spoken,
+    Why,
     claimed_references,
     match_inbound,
     searched_text,
@@ -64,6 +65,11 @@ class _Sender:
     everybody: tuple[Customer, ...]
     """Those who only claimed it, too: a STOP from there holds for all of them."""
     agent: Agent | None
+
+    def may_be_asked(self, address: Address) -> bool:
+        """Not where everybody known there has withdrawn consent."""
+        known = [one for customer in self.everybody for one in customer.bindings if one.address == address]
+        return not known or any(one.consent for one in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class Reception:
             case Held():
                 message = self._message(event, sender.place.shard, "", event.sender_name, content)
                 answer = await self.holding.keep(sender.place, message, key, _hash(content))
-                if answer.verdict == "new":
+                if answer.verdict == "new" and sender.may_be_asked(event.sender):
                     await self.holding.ask(sender.place, match, event)
                 return Accepted("", answer.message_id, duplicate=answer.verdict != "new")
 
@@ -223,6 +229,11 @@ class Reception:
         self, event: InboundMessage, sender: _Sender, agent: Agent, content: Content, key: str
     ) -> Accepted:
         match = match_inbound(event, await self._facts(event, sender))
+        if event.automatic or event.unverified:
+            # It would be said in our name. Two auto-replies would talk for ever; and a forger may well have the token,
+            # for customers' mail carries the same one.
+            match = Held(Why.NOTHING_OPEN, "", ())
+            log.warning("agent.not_believed", agent=agent.id, endpoint=event.endpoint, automatic=event.automatic)
         if not isinstance(match, Joins):
             return await self._by_match(event, sender, match, content, key)
         shard = shard_of(match.conversation_id)

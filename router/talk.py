@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from channels.messages import Address, Channel, Content, File, Kind
 from channels.text import one_line
 from health.report import EndpointId
+from router.addresses import normalise
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Core, Invalid, NotFound
 from router.domain.conversation import (
     Conversation,
@@ -306,6 +307,7 @@ class Talk:
         """Reach the agent's side elsewhere: the console, or a mail or SMS endpoint. Raises NotFound, Invalid."""
         identity = await self._resolve(conversation_id)
         self._check_endpoint(endpoint, address.channel)
+        address = normalise(address, self.core.settings.default_country)
         bound = endpoint if address.channel is Channel.CHAT else None
         await self._move(identity, SideName.AGENT, endpoint, place_text(address, bound), f"chosen by {who}", None)
         return await self._view(identity)

@@ -1,0 +1,141 @@
+"""What strangers and machines may write to us, and what must not come of it."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from channels.messages import Accepted, Address, Channel, InboundMessage, Kind
+from health.report import EndpointId
+from router.domain.conversation import Binding, Message, SideName
+from router.runtime import Runtime, open_runtime
+from router.settings import load_settings
+
+MAIL, SMS, CHAT = EndpointId("email/sandbox"), EndpointId("sms/sandbox"), EndpointId("chat/web")
+NUMBER = Address(Channel.SMS, "+12025550177")
+AGENT = Address(Channel.EMAIL, "sam@agents.test")
+
+
+@pytest.fixture
+async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
+    """The use cases over stand-in vendors; nobody dispatches, so what is to be said stays queued."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
+    async with open_runtime(load_settings(), "web") as opened:
+        yield opened
+
+
+async def hear(runtime: Runtime, text: str, sender: Address = NUMBER, **more: Any) -> Accepted:
+    """Somebody writes."""
+    endpoint = {Channel.EMAIL: MAIL, Channel.SMS: SMS, Channel.CHAT: CHAT}[sender.channel]
+    more.setdefault("vendor_id", f"{sender}|{text}")
+    event = InboundMessage(endpoint=endpoint, sender=sender, text=text, sent_at=runtime.clock.now(), **more)
+    return await runtime.switchboard.accept(event)
+
+
+async def said(runtime: Runtime, conversation_id: str, side: SideName = SideName.CUSTOMER) -> list[Message]:
+    """What one side of a conversation was told, or is to be."""
+    found = await runtime.switchboard.transcript(conversation_id)
+    return [one for one in found if one.side is side]
+
+
+async def held_at(runtime: Runtime, place: str) -> list[Message]:
+    """Everything in the hidden conversation of a place."""
+    store = runtime.core.store
+    found = []
+    for key in [one async for one in store.redis.client.scan_iter("tl:{s0}:s:h0-*:c")]:
+        row = await store.redis.call("HGETALL", key)
+        if row["ad"] == place:
+            identity = str(key).removeprefix("tl:{s0}:s:").removesuffix(":c")
+            found += await store.messages(await store.transcript_ids(identity, 0, -1))
+    return found
+
+
+async def answered_by_mail(runtime: Runtime) -> str:
+    """A conversation whose agent answers from a mailbox."""
+    conversation = (await hear(runtime, "Where is my parcel?")).conversation_id
+    await runtime.switchboard.create_agent(name="Sam", team="", bindings=[Binding(AGENT, verified=True)])
+    await runtime.switchboard.bind_agent_side(conversation, endpoint=MAIL, address=AGENT, who="test")
+    return conversation
+
+
+async def test_an_agents_mail_is_said_to_the_customer(runtime: Runtime) -> None:
+    """It carries the signed token that our mail to the agent had in its reply address."""
+    conversation = await answered_by_mail(runtime)
+    token = runtime.core.reply_token(conversation)
+    await hear(runtime, "In Lyon.", AGENT, reply_token=token)
+    assert [one.content.text for one in await said(runtime, conversation)] == ["In Lyon."]
+
+
+async def test_an_agents_out_of_office_is_not_said_to_the_customer(runtime: Runtime) -> None:
+    """Two mailboxes that answer by themselves would talk for ever, in our name (RFC 3834, section 2)."""
+    conversation = await answered_by_mail(runtime)
+    token = runtime.core.reply_token(conversation)
+    accepted = await hear(runtime, "I am at the sea.", AGENT, reply_token=token, automatic=True)
+    assert accepted.message_id, "kept all the same"
+    assert await said(runtime, conversation) == []
+
+
+async def test_a_forged_agents_mail_is_not_said_to_the_customer(runtime: Runtime) -> None:
+    """Who fails DMARC does not speak in our name, not even with the token: customers have it, too."""
+    conversation = await answered_by_mail(runtime)
+    token = runtime.core.reply_token(conversation)
+    accepted = await hear(runtime, "Send your PIN to me.", AGENT, reply_token=token, unverified=True)
+    assert accepted.message_id, "kept all the same"
+    assert await said(runtime, conversation) == []
+
+
+async def test_a_reference_in_many_strange_hands_floods_nobody_with_codes(runtime: Runtime) -> None:
+    """Chat sessions cost nothing; each that claims a reference would send the customer a text message."""
+    conversation = (await hear(runtime, "Hello")).conversation_id
+    reference = (await runtime.switchboard.conversation(conversation)).conversation.reference
+    for number in range(8):
+        await hear(runtime, f"ref {reference}", Address(Channel.CHAT, f"stranger{number:02}"))
+    codes = [one for one in await said(runtime, conversation) if one.kind is Kind.PROMPT]
+    assert len(codes) == 3
+    prompts = [len(await held_at(runtime, f"chat:stranger{number:02}@chat/web")) for number in range(8)]
+    assert set(prompts) == {2}, "each is asked alike: none can tell whether a code went out"
+
+
+async def test_many_guesses_at_once_are_five_guesses(runtime: Runtime) -> None:
+    """Whoever sends their guesses all at once gets no more of them than one who waits."""
+    conversation = (await hear(runtime, "Hello")).conversation_id
+    reference = (await runtime.switchboard.conversation(conversation)).conversation.reference
+    stranger = Address(Channel.SMS, "+12025550666")
+    await hear(runtime, f"ref {reference}", stranger)
+    (code,) = [one for one in await said(runtime, conversation) if one.kind is Kind.PROMPT]
+    right = re.search(r"[0-9]{6}", code.content.text)
+    assert right is not None
+    guesses = [f"{(int(right[0]) + step) % 10**6:06d}" for step in range(1, 16)]
+    await asyncio.gather(*(hear(runtime, guess, stranger) for guess in guesses))
+    await hear(runtime, right[0], stranger)
+    filed = [one.content.text for one in await said(runtime, conversation, SideName.AGENT)]
+    assert filed == ["Hello"], "the claim ended with the fifth wrong guess"
+
+
+async def test_who_said_stop_is_not_asked_for_a_reference_there(runtime: Runtime) -> None:
+    """Held messages are asked about, but never where consent was withdrawn."""
+    await hear(runtime, "Hello")
+    (customer,) = await runtime.switchboard.find_customers(NUMBER)
+    for number in range(2):
+        await runtime.switchboard.open_conversation(
+            customer.id, subject="", text=f"About {number}", author="a", author_name="A", idempotency_key=str(number)
+        )
+    await hear(runtime, "STOP")
+    before = len(await held_at(runtime, str(NUMBER)))
+    await hear(runtime, "and what of it?")
+    prompts = [one for one in await held_at(runtime, str(NUMBER)) if one.kind is Kind.PROMPT]
+    assert prompts == []
+    assert len(await held_at(runtime, str(NUMBER))) == before + 1, "kept all the same"
+
+
+async def test_an_agents_place_is_normalised_and_checked(runtime: Runtime) -> None:
+    """As every other address: else their answers, which come from the normal form, match nothing."""
+    conversation = (await hear(runtime, "Hello")).conversation_id
+    shown = await runtime.switchboard.bind_agent_side(
+        conversation, endpoint=MAIL, address=Address(Channel.EMAIL, "Sam@Agents.Test"), who="test"
+    )
+    assert shown.agent_side.leg.address == AGENT
