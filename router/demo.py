@@ -19,6 +19,7 @@ from router.demo_screen import SHOWN, Screen
 from router.demo_stage import (
     ACCOUNTS,
     SETTINGS,
+    Interrupted,
     Stage,
     StageFault,
     clear,
@@ -57,10 +58,6 @@ BACK = {
 
 class Stuck(Exception):
     """Something did not happen in time; the text says what."""
-
-
-class Interrupted(Exception):
-    """Somebody pressed Ctrl-C."""
 
 
 @dataclass(slots=True)
@@ -184,7 +181,7 @@ def run_demo(*, customers: int) -> int:
     status = 1
     try:
         status = asyncio.run(_play(customers, screen, folder))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError, Interrupted):
         status = INTERRUPTED_STATUS
     except (StageFault, TreeStopped, NoRedisFound, OSError) as error:
         screen.say(str(error), "red")

@@ -52,6 +52,10 @@ class StageFault(Exception):
     """The stage could not be built, or fell down; the text says why."""
 
 
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C, closed the terminal, or asked the process to end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Everything, running."""
@@ -63,7 +67,7 @@ class Stage:
     playing: asyncio.Task[None]
     """Ends when the tree does: because a child will not live."""
     interrupted: asyncio.Event
-    """Somebody pressed Ctrl-C, closed the terminal, or asked the process to end."""
+    """Set by SIGINT, SIGTERM and SIGHUP."""
 
 
 def make_folder() -> Path:
@@ -85,6 +89,7 @@ async def open_stage(folder: Path, say: Callable[[str], None]) -> AsyncIterator[
 
     Raises:
         StageFault, TreeStopped: it could not be started.
+        Interrupted: before it was ready.
         NoRedisFound: there is no Redis binary.
     """
     port = _free_port()
@@ -121,21 +126,25 @@ async def _playing(
         say=lambda text: say(text.split("\n")[0]),  # the log has the rest
         stop_within_s=STOP_WITHIN_S,
     )
-    ready = asyncio.Event()
+    ready, interrupted = asyncio.Event(), asyncio.Event()
     playing = asyncio.create_task(tree.run(ready.set))
-    waiting = asyncio.create_task(ready.wait())
+    await asyncio.sleep(
+        0
+    )  # now the tree listens to signals; we take them out of its hands: people leave before it goes
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    waits = [asyncio.create_task(event.wait()) for event in (ready, interrupted)]
     try:
-        await asyncio.wait({playing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({playing, *waits}, return_when=asyncio.FIRST_COMPLETED)
+        if interrupted.is_set():
+            raise Interrupted
         if playing.done():
             playing.result()
             raise StageFault("The process tree ended before it was ready.")
-        # From the tree's own hands into ours: people leave first, so that nobody finds the router gone.
-        interrupted = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
         yield playing, interrupted
     finally:
-        waiting.cancel()
+        for wait in waits:
+            wait.cancel()
         tree.stop()
         await asyncio.gather(playing, return_exceptions=True)
 
