@@ -128,7 +128,10 @@ class Talk:
         return str((await self.shown())["reference"])
 
     async def answer(self, text: str) -> str:
-        """The agent answers; the message's id."""
+        """The agent answers, with words that no other answer of the story has; the message's id."""
+        assert all(text not in one and one not in text for _, one in self.world.answers), (
+            "the judge tells them by words"
+        )
         self.world.answers.append((self.id, text))
         self.world.keys += 1
         path = f"/v1/conversations/{self.id}/messages"
@@ -305,11 +308,16 @@ class World:
         return await until(ask, what, within_s)
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, key: str) -> Any:
+        status, answer = await self.attempt(method, path, body, key=key)
+        assert status < 300, f"{method} {path}: {status} {answer}"
+        return answer
+
+    async def attempt(self, method: str, path: str, body: Mapping[str, Any] | None, *, key: str = "") -> Any:
+        """The status and the body of what may be refused."""
         headers = {"Authorization": f"Bearer {self.bearer}"} | ({"Idempotency-Key": key} if key else {})
         async with self.http.request(method, self.settings.public_url + path, json=body, headers=headers) as answer:
             text = await answer.text()
-            assert answer.status < 300, f"{method} {path}: {answer.status} {text}"
-            return json.loads(text) if text else None
+            return answer.status, json.loads(text) if text else None
 
     # Vendors and health -----------------------------------------------------------------------------------------
 
@@ -338,6 +346,14 @@ class World:
             opened = asyncio.Event()
             self.roles[role] = asyncio.create_task(self._run(role, opened), name=role)
             await opened.wait()
+
+    async def start_another(self, role: str) -> None:
+        """Run a role a second time, as a larger site does."""
+        opened = asyncio.Event()
+        first = self.runtimes[role]
+        self.roles[f"{role} 2"] = asyncio.create_task(self._run(role, opened), name=f"{role} 2")
+        await opened.wait()
+        self.runtimes[role] = first
 
     async def _run(self, role: str, opened: asyncio.Event) -> None:
         async with open_runtime(self.settings, role) as runtime:

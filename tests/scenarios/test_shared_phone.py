@@ -1,5 +1,9 @@
 """Several people and several matters behind one telephone number."""
 
+import pytest
+
+from channels.sandbox.vendor import Fault
+
 PHONE = "+12025554000"
 
 
@@ -44,3 +48,22 @@ async def test_two_people_with_two_matters_each_get_one_notice_and_no_reply_is_m
 
 def talk_customer(ida, jon, text):
     return ida.id if text < "C" else jon.id
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.HANG])
+async def test_answers_already_on_their_way_in_all_four_change_nothing_of_that(world, fault):
+    """Four attempts are open or failing when the mail dies: still one combined notice, then the four answers."""
+    ida = await world.known_customer("ida", phone=PHONE)
+    jon = await world.known_customer("jon", phone=PHONE)
+    talks = {text: await _open(world, ida if text < "C" else jon, text) for text in ("A1", "B2", "C3", "D4")}
+    for text, talk in talks.items():
+        await talk.hears(f"About {text}")
+    await world.vendor("email").suffers(fault)
+    for text, talk in talks.items():
+        await talk.answer(f"Answer to {text}.")
+    references = [await talk.reference() for talk in talks.values()]
+    await ida.phone.expects("Example Shop", *references, within_s=50)
+    heard = [(await ida.phone.expects("Answer to", within_s=30)).text for _ in talks]
+    for (text, _), reference in zip(talks.items(), references, strict=True):
+        assert sum(f"Answer to {text}." in one and reference in one for one in heard) == 1, heard
+    await world.ends_well()

@@ -62,7 +62,8 @@ local function gather_covers(S)
     if member ~= S.id and #covers < 20 then
       local c, s = split_member(member)
       local other = load_side(c, s)
-      if other and other.nd and other.t == '' and other.ep == S.ep and other.ad == S.ad then
+      -- One whose last message is still open elsewhere is told with the others; one whose own notice is open tells itself.
+      if other and other.nd and other.m ~= other.nd.id and other.ep == S.ep and other.ad == S.ad then
         other.nd.by, other.nd.lead = S.nd.id, S.id
         save_notice(other)
         covers[#covers + 1] = member
