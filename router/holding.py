@@ -5,6 +5,8 @@ import json
 import secrets
 from dataclasses import dataclass, replace
 
+import structlog
+
 from channels.messages import Content, InboundMessage, Kind
 from health.report import EndpointId
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
@@ -12,6 +14,7 @@ from router.domain.conversation import Binding, MessageClass, SideName
 from router.domain.ids import new_id, shard_of
 from router.domain.matching import Held, Why
 from router.store.codec import read_place
+from router.store.people import TooManyBindings
 from router.store.store import AcceptAnswer, NewConversation, NewLeg, NewMessage
 
 PROMPT_EVERY_S = 600
@@ -21,6 +24,8 @@ CODE_TRIES_MAX = 5
 CODES_MAX = 3
 CODES_EVERY_S = 3600
 """Codes one conversation gets in an hour, whoever claims it: else a reference in strange hands floods its owner."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +194,10 @@ class Holding:
         customer = await self.core.customer_of(conversation.customer_id)
         known = next((one for one in customer.bindings if (one.address, one.endpoint) == (address, endpoint)), None)
         binding = known or Binding(address, endpoint, order=len(customer.bindings))
-        await self.core.people.set_binding(customer.id, replace(binding, verified=True, consent=True))
+        try:
+            await self.core.people.set_binding(customer.id, replace(binding, verified=True, consent=True))
+        except TooManyBindings:
+            log.warning("binding.not_learned", customer=customer.id, endpoint=at.endpoint)
 
     def _claim_key(self, at: Place) -> str:
         return f"tl:claim:{{{at.conversation_id}}}"

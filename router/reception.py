@@ -42,6 +42,7 @@ from router.evidence_desk import EvidenceDesk
 from router.holding import Holding, Place
 from router.rendering import gather_matter
 from router.store.keys import place as place_text
+from router.store.people import TooManyBindings
 from router.store.store import AcceptAnswer, NewConversation, NewLeg, NewMessage, read_token
 from router.telemetry import ACCEPTED
 
@@ -322,7 +323,9 @@ class Reception:
         for reference in () if event.automatic else claimed_references(searched_text(event)):
             if owner := await self.core.people.by_reference(reference):
                 conversation = await self.core.store.conversation(owner)
-                is_own = conversation is not None and conversation.customer_id in people
+                if conversation is None:
+                    continue  # archived: nobody could prove anything about it, so nothing waits for that
+                is_own = conversation.customer_id in people
                 (own_closed if is_own else claims)[reference] = owner
         return MatchFacts(
             now=self.core.clock.now(),
@@ -400,9 +403,12 @@ class Reception:
         bound = event.endpoint if event.sender.channel is Channel.CHAT else None
         if any((one.address, one.endpoint) == (event.sender, bound) for one in customer.bindings):
             return
-        await self.core.people.set_binding(
-            customer.id, Binding(event.sender, bound, verified=True, order=len(customer.bindings), locale=event.locale)
-        )
+        binding = Binding(event.sender, bound, verified=True, order=len(customer.bindings), locale=event.locale)
+        try:
+            await self.core.people.set_binding(customer.id, binding)
+        except TooManyBindings:
+            # What was written is taken; only this address is answered through the conversation alone.
+            log.warning("binding.not_learned", customer=customer.id, endpoint=event.endpoint)
 
     def _message(
         self, event: InboundMessage, shard: int, author: str, author_name: str, content: Content

@@ -287,10 +287,12 @@ class Talk:
             if len(fields) > FIELDS_MAX or any(len(value) > FIELD_VALUE_MAX for value in fields.values()):
                 raise Invalid("too_many_fields", f"At most {FIELDS_MAX} fields of {FIELD_VALUE_MAX} characters.")
             changes["fi"] = json.dumps(dict(fields), ensure_ascii=False)
-        await self._conversation(identity)
+        before = await self._conversation(identity)
         await self.core.store.update(identity, changes, {"what": sorted(changes)})
         if assignee is not None:
             await self.core.store.set_owner(identity, SideName.AGENT, assignee)
+            if before.assignee and before.assignee != assignee:
+                await self._leave_agent(identity, before.assignee)
         return await self._view(identity)
 
     async def close_conversation(self, conversation_id: str, who: str) -> ConversationView:
@@ -336,6 +338,13 @@ class Talk:
             identity, SideName.CUSTOMER, endpoint, _where(choice, customer), f"chosen by {who}: {why}"[:200], "chosen"
         )
         return await self._view(identity)
+
+    async def _leave_agent(self, identity: str, agent_id: str) -> None:
+        """What was given to another agent goes on in the console, if it was at an address of this one."""
+        agent = await self.core.people.agent(agent_id)
+        side = await self._side(identity, SideName.AGENT)
+        if agent is not None and any(one.address == side.leg.address for one in agent.bindings):
+            await self._move(identity, SideName.AGENT, CONSOLE_ENDPOINT, CONSOLE_PLACE, "assigned to another", None)
 
     async def _move(
         self, identity: str, name: SideName, endpoint: EndpointId, where: str, reason: str, notice: str | None

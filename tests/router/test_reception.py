@@ -13,10 +13,12 @@ from health.report import EndpointId
 from router.domain.conversation import Binding, Message, SideName
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
+from router.store.store import LeaseTerms, Settlement
 
 MAIL, SMS, CHAT = EndpointId("email/sandbox"), EndpointId("sms/sandbox"), EndpointId("chat/web")
 NUMBER = Address(Channel.SMS, "+12025550177")
 AGENT = Address(Channel.EMAIL, "sam@agents.test")
+TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)
 
 
 @pytest.fixture
@@ -139,3 +141,45 @@ async def test_an_agents_place_is_normalised_and_checked(runtime: Runtime) -> No
         conversation, endpoint=MAIL, address=Address(Channel.EMAIL, "Sam@Agents.Test"), who="test"
     )
     assert shown.agent_side.leg.address == AGENT
+
+
+async def test_the_reference_of_a_conversation_that_is_gone_holds_nothing_up(runtime: Runtime) -> None:
+    """Archived after its time: whoever writes it again means a matter of their own, and must not wait for a code."""
+    first = (await hear(runtime, "My kettle leaks")).conversation_id
+    reference = (await runtime.switchboard.conversation(first)).conversation.reference
+    store = runtime.core.store
+    for leased in await store.lease(EndpointId("chat/console"), "w", 1, TERMS):
+        await store.settle(
+            0, [Settlement(first, leased.side, leased.message_id, leased.number, leased.fence, "delivered")]
+        )
+    await store.close(first)
+    row = await store.redis.call("HMGET", f"tl:{{s0}}:v:{first}", "sq", "ca")
+    assert await store.forget(first, sequence=row[0], closed_at=row[1]) == "ok"
+    again = await hear(runtime, f"ref {reference} it leaks again")
+    assert again.conversation_id not in {"", first}, "it opened a conversation, where somebody reads it"
+
+
+async def test_a_full_list_of_addresses_keeps_no_message_out(runtime: Runtime) -> None:
+    """The fifty-first address is not learned; what was written from it is taken all the same."""
+    conversation = (await hear(runtime, "Hello")).conversation_id
+    (customer,) = await runtime.switchboard.find_customers(NUMBER)
+    for number in range(49):
+        binding = Binding(Address(Channel.EMAIL, f"k{number}@customer.test"))
+        await runtime.switchboard.set_binding(customer.id, binding)
+    token = runtime.core.reply_token(conversation)
+    accepted = await hear(runtime, "From work", Address(Channel.EMAIL, "kim@work.test"), reply_token=token)
+    assert accepted.conversation_id == conversation
+    assert (await hear(runtime, "Again", Address(Channel.EMAIL, "kim@work.test"), reply_token=token)).message_id
+
+
+async def test_what_is_given_to_another_agent_no_longer_reaches_the_first(runtime: Runtime) -> None:
+    """The agent's side was at Sam's own mailbox; Toni's answers come from elsewhere."""
+    conversation = (await hear(runtime, "Hello")).conversation_id
+    desk = runtime.switchboard
+    sam = await desk.create_agent(name="Sam", team="", bindings=[Binding(AGENT, verified=True)])
+    toni = await desk.create_agent(name="Toni", team="", bindings=[])
+    await desk.update_conversation(conversation, assignee=sam.id)
+    await desk.bind_agent_side(conversation, endpoint=MAIL, address=AGENT, who="test")
+    assert (await desk.update_conversation(conversation, assignee=sam.id)).agent_side.leg.address == AGENT
+    shown = await desk.update_conversation(conversation, assignee=toni.id)
+    assert shown.agent_side.leg.endpoint == "chat/console"
