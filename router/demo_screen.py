@@ -58,6 +58,7 @@ class Screen:
 
     def begin(self, phase: str) -> None:
         """A new part of the story."""
+        self.console.print()
         self.say(phase, "bold")
 
     def _now(self) -> Table | str:
@@ -110,7 +111,7 @@ class Screen:
         for one in verdict.outages:
             times = (_seconds(one.noticed_s), _seconds(one.first_s), _seconds(one.last_s))
             table.add_row(f"{one.outage.endpoint} {one.outage.words}", *times, str(one.moved), str(one.notices))
-        self.console.print("What vendors and browsers recorded (nothing here comes from our own store):", style="bold")
+        self.console.print("What vendors and browsers recorded; only `noticed` is the router's own word:", style="bold")
         self.console.print(table)
         counts = (
             ("questions asked", verdict.asked, True),
