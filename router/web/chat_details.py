@@ -22,6 +22,9 @@ COSTLY = frozenset(
 """Numbers a public form must not make us write to: they cost, or nobody reads there."""
 ORDER = {Channel.SMS: 1, Channel.EMAIL: 2}
 """After the chat itself; a text message is seen sooner than a mail."""
+LEFT_MAX = 2
+"""Unproven addresses of a channel that one customer may leave, for a slip and its correction: whoever could leave
+fifty could have fifty strangers written to."""
 
 
 async def leave_details(
@@ -47,12 +50,13 @@ async def leave_details(
             if any(binding.address == address and not binding.consent for binding in owner.bindings):
                 return "opted_out"
     known = {binding.address for binding in customer.bindings}
-    for address in addresses:
-        if address not in known:
-            binding = Binding(
-                address=address, verified=False, consent=True, order=ORDER[address.channel], locale=locale
-            )
-            await switchboard.set_binding(customer.id, binding)
+    new = [address for address in addresses if address not in known]
+    unproven = [binding.address.channel for binding in customer.bindings if not binding.verified]
+    if any(unproven.count(address.channel) >= LEFT_MAX for address in new):
+        return "enough"
+    for address in new:
+        binding = Binding(address=address, verified=False, consent=True, order=ORDER[address.channel], locale=locale)
+        await switchboard.set_binding(customer.id, binding)
     return ""
 
 

@@ -269,7 +269,7 @@ class ChatSocket:
     async def _details(self, details: Details) -> None:
         self._forms += 1
         if self._forms > DETAILS_MAX:
-            await self.tell({"type": "details_refused", "reason": "too_many"})
+            await self.tell({"type": "details_refused", "reason": "enough"})
             return
         try:
             refused = await leave_details(

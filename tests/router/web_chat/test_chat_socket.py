@@ -239,6 +239,17 @@ async def test_details_that_will_not_do_add_nothing(house, fields, reason):
     assert len(next(iter(house.switchboard.customers.values())).bindings) == 1
 
 
+async def test_a_form_takes_a_slip_and_its_correction_and_no_list_of_strangers(house):
+    browser = await house.connect()
+    await browser.say("Hello")
+    answers = []
+    for number in range(4):
+        await browser.send(type="details", phone=f"+1202555010{number}", consent=True)
+        answers.append(await browser.expect("details_taken" if number < 2 else "details_refused"))
+    assert [one.get("reason") for one in answers] == [None, None, "enough", "enough"]
+    assert len(next(iter(house.switchboard.customers.values())).bindings) == 3
+
+
 async def test_a_form_does_not_undo_a_stop(house):
     from router.domain.conversation import Binding
 

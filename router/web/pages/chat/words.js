@@ -41,6 +41,7 @@ const en = {
   opted_out: "This address asked us to stop. Send START from there to allow it again.",
   no_consent: "Please tick the box, so that we may use it.",
   too_many: "Too many messages wait already.",
+  enough: "We keep the addresses you gave. To change one, write it here as a message.",
 };
 const es = {
   title: "Chatea con nosotros",
@@ -84,6 +85,7 @@ const es = {
   opted_out: "Esta dirección nos pidió no escribir más. Envía ALTA desde ella para permitirlo de nuevo.",
   no_consent: "Marca la casilla para que podamos usarlo.",
   too_many: "Ya hay demasiados mensajes esperando.",
+  enough: "Guardamos las direcciones que nos diste. Para cambiar una, escríbela aquí en un mensaje.",
 };
 const fr = {
   title: "Discutez avec nous",
@@ -127,6 +129,7 @@ const fr = {
   opted_out: "Cette adresse nous a demandé d’arrêter. Envoyez REPRENDRE depuis celle-ci pour l’autoriser à nouveau.",
   no_consent: "Cochez la case pour que nous puissions l’utiliser.",
   too_many: "Trop de messages attendent déjà.",
+  enough: "Nous gardons les adresses données. Pour en changer une, écrivez-la ici dans un message.",
 };
 const de = {
   title: "Chatten Sie mit uns",
@@ -170,6 +173,7 @@ const de = {
   opted_out: "Diese Adresse hat uns abbestellt. Senden Sie von dort START, um sie wieder zu erlauben.",
   no_consent: "Bitte setzen Sie das Häkchen, damit wir sie benutzen dürfen.",
   too_many: "Es warten schon zu viele Nachrichten.",
+  enough: "Wir behalten die angegebenen Adressen. Um eine zu ändern, schreiben Sie sie hier als Nachricht.",
 };
 
 const all = { en, es, fr, de };
