@@ -1,0 +1,513 @@
+"""One seed's world: our real loops on a virtual clock, around a real Redis, among faulty vendors and people."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import cache
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+import redis
+from pydantic import SecretStr
+
+from channels.messages import Address, Channel, ReceiptEvent
+from health.monitor import Monitor
+from health.records import StatusRecord, fresh
+from health.report import Direction, EndpointId, Status, Transition
+from router import dispatcher, mover, planner, sender, supervisor
+from router.core import CONSOLE_ENDPOINT, Core
+from router.dispatcher import Dispatcher
+from router.domain.conversation import Agent, Binding, Customer
+from router.domain.failover import ForcedFailover
+from router.domain.ids import ALPHABET
+from router.domain.wording import Wording
+from router.failovers import dump_failover
+from router.mover import Mover
+from router.pace import Pace
+from router.planner import Planner
+from router.reception import Reception
+from router.runtime import load_wording
+from router.sender import Sender
+from router.settings import Settings
+from router.store import keys
+from router.store.codec import place_of
+from router.store.control import Control
+from router.store.people import People
+from router.store.redis import Pipelined, StoreUnavailable
+from router.store.store import Store
+from router.supervisor import Supervisor
+from tests.simulation.climate import CAPABILITIES, MAIL, Climate, draw_climate
+from tests.simulation.loop import EPOCH_S, Process, VirtualLoop
+from tests.simulation.people import Talk
+from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
+from tests.simulation.vendors import SimAdapter, Vendor
+
+POLL_S = 3.0
+"""Between two looks where no bell rings: longer than in life, so that an hour takes seconds."""
+DRAIN_S = 2_400.0
+"""After the last fault everything must have drained within this, on the virtual clock: 10 minutes for a person, 5 for
+parked bulk, and what follows them."""
+IN_FLIGHT = 3
+
+
+@cache
+def _settings() -> tuple[Settings, Wording]:
+    settings = Settings.model_construct(organisation="Example", secret=SecretStr("x" * 32))
+    return settings, load_wording(settings)
+
+
+class Listened:
+    """Takes what the loops log: a loop's rim that caught something is a fault found."""
+
+    def __init__(self, broken: list[str]) -> None:
+        self.broken = broken
+
+    def info(self, *_: object, **__: object) -> None:
+        """Nothing to see."""
+
+    warning = info
+
+    def error(self, event: str, **facts: object) -> None:
+        """Said to be impossible."""
+        if event != "settle.given_up":
+            self.broken.append(f"{event} {facts}")
+
+    def exception(self, event: str, **facts: object) -> None:
+        """Caught at a rim."""
+        import traceback
+
+        self.broken.append(f"{event} {facts}\n{traceback.format_exc()}")
+
+
+class SimBoard:
+    """Health's conclusions, as one process hears of them."""
+
+    def __init__(self, world: "World", lag_s: float) -> None:
+        self.world = world
+        self.lag_s = lag_s
+
+    async def statuses(self) -> dict[tuple[EndpointId, Direction], StatusRecord]:
+        """Both directions alike."""
+        world = self.world
+        now = world.now - self.lag_s
+        found = {}
+        for endpoint in world.climate.endpoints:
+            record = world.climate.status(endpoint, now, world.supervised_at)
+            found[endpoint, Direction.OUT] = record
+        return found
+
+    async def beats(self) -> list[object]:
+        """Nobody beats here."""
+        return []
+
+    async def open_incidents(self) -> list[object]:
+        """None is kept."""
+        return []
+
+
+class World:
+    """Runs one seed."""
+
+    def __init__(
+        self,
+        seed: int,
+        client: redis.Redis,
+        mutate: Callable[[dict[str, str]], dict[str, str]] = dict,
+        log: list[str] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.rng = Random(seed)
+        self.loop = VirtualLoop()
+        self.climate: Climate = draw_climate(self.rng)
+        self.server = Server(client, self.loop, mutate=mutate, ring=self._ring, log=log)
+        self.wrong: list[str] = self.server.wrong
+        self.calm = False
+        self.words = 0
+        self.supervised_at = 0.0
+        self.processes: dict[str, Process] = {}
+        self.senders: dict[str, tuple[dict[EndpointId, Sender], Planner]] = {}
+        self.pending = 0
+        self.kills = 0
+        self._names = 0
+        self.vendors = {endpoint: self._vendor(endpoint) for endpoint in [*self.climate.endpoints, CONSOLE_ENDPOINT]}
+        self.talks: list[Talk] = []
+
+    # Clocks and tasks of the people and the network.
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return self.loop.time()
+
+    @property
+    def unix(self) -> float:
+        """The true time."""
+        return EPOCH_S + self.loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    async def wait_for(self, holds: Callable[[], bool]) -> None:
+        """Wait until it holds."""
+        while not holds():
+            await asyncio.sleep(1.0)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Somebody outside our processes does something."""
+        self.pending += 1
+        context = PROCESS_OF_NOBODY.copy()
+        self.loop.create_task(work, context=context).add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: "asyncio.Task[Any]") -> None:
+        self.pending -= 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.loop.broken.append(f"a client broke: {error!r}")
+
+    async def request(self, work: Callable[[Core], Awaitable[object]]) -> object:
+        """Ask our web role, again and again until it answers: what it answers is promised."""
+        pause = 0.5
+        while True:
+            web = self.processes.get("web")
+            if web is not None and not web.dead:
+                answered: asyncio.Future[object] = self.loop.create_future()
+                web.later(self.rng.uniform(0.0005, 0.01), self._serve, web, work, answered)
+                with contextlib.suppress(TimeoutError, StoreUnavailable):
+                    return await asyncio.wait_for(answered, 15.0)
+            await asyncio.sleep(pause * self.rng.uniform(0.5, 1.0))
+            pause = min(10.0, pause * 2)
+
+    def _serve(
+        self, web: Process, work: Callable[[Core], Awaitable[object]], answered: "asyncio.Future[object]"
+    ) -> None:
+        async def serve() -> None:
+            try:
+                answer = await work(self.cores[web.name])
+            except StoreUnavailable as error:
+                if not answered.done():
+                    answered.set_exception(error)
+                return
+            if not answered.done():
+                answered.set_result(answer)
+
+        web.start(serve())
+
+    # Our processes.
+
+    cores: dict[str, Core]
+
+    def core(self, process: Process, faults: LineFaults) -> Core:
+        """What one process holds."""
+        line = cast(Pipelined, Line(self.server, self.rng, faults))
+        settings, wording = _settings()
+        return Core(
+            settings=settings,
+            store=Store(line, now_ms=self.server.now_ms),
+            people=People(line),
+            control=Control(line),
+            board=cast(Any, SimBoard(self, self.rng.choice((0.0, 0.0, 1.0, 5.0)))),
+            files=cast(Any, None),
+            wording=wording,
+            clock=process,
+            capabilities={endpoint: CAPABILITIES[endpoint] for endpoint in self.vendors},
+        )
+
+    def _process(self, role: str, main: Callable[[Process, Core], Coroutine[Any, Any, None]]) -> None:
+        self._names += 1
+        process = Process(self.loop, f"{role}.{self._names}")
+        process.clock_off_s = self.rng.uniform(-1.0, 1.0) * self.climate.clock_off_s
+        self.processes[role] = process
+        self.cores[process.name] = core = self.core(process, self.climate.line)
+
+        def died() -> None:
+            self.kills += 1
+            self.senders.pop(role, None)
+            if not self.ended:
+                after = self.rng.uniform(0.2, 8.0)
+                PROCESS_OF_NOBODY.run(self.loop.call_later, after, self._process, role, main)
+
+        process.died = died
+        process.start(main(process, core))
+
+    async def _dispatch(self, process: Process, core: Core) -> None:
+        role = process.name.rpartition(".")[0]
+        desk = cast(Any, SimpleNamespace(say=lambda _: None))
+        adapters = {endpoint: SimAdapter(vendor) for endpoint, vendor in self.vendors.items()}
+        senders = {
+            endpoint: Sender(core, endpoint, cast(Any, adapter), desk, process.name, IN_FLIGHT)
+            for endpoint, adapter in adapters.items()
+        }
+        plan = Planner(core, asyncio.Event())
+        self.senders[role] = senders, plan
+        dispatch = Dispatcher(core, cast(Any, None), cast(Any, adapters), desk, process.name)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(plan.run())
+            group.create_task(self._sweep(dispatch, core))
+            for one in senders.values():
+                group.create_task(one.run())
+
+    async def _sweep(self, dispatch: Dispatcher, core: Core) -> None:
+        while True:
+            await asyncio.sleep(self.rng.uniform(5.0, 15.0))
+            with contextlib.suppress(StoreUnavailable):
+                for endpoint in self.climate.endpoints:
+                    await dispatch._sweep_endpoint(endpoint, CAPABILITIES[endpoint].receipt_due_s is not None)
+
+    async def _supervise(self, process: Process, core: Core) -> None:
+        desk = cast(Any, SimpleNamespace(say=lambda _: None))
+        adapters = {endpoint: SimAdapter(vendor) for endpoint, vendor in self.vendors.items()}
+        master = Supervisor(core, cast(Any, adapters), desk, process.name)
+        pace = Pace(core.capabilities)
+        hands = Mover(core, pace)
+        monitor = cast(Monitor, SimpleNamespace(frozen=None))
+        seen: dict[EndpointId, Status] = {}
+        while True:
+            begins, ends = self.climate.no_supervisor
+            if begins <= self.now < ends and not self.calm:
+                await asyncio.sleep(ends - self.now)
+            self.supervised_at = max(self.supervised_at, self.now)
+            try:
+                await self._conclude(master, core, seen)
+                await master.step(monitor, hands, pace)
+            except StoreUnavailable:
+                await asyncio.sleep(1.0)
+            for _ in range(8):
+                await asyncio.sleep(self.rng.uniform(0.2, 0.8))
+                if await self._changed(core, seen):
+                    break
+
+    async def _changed(self, core: Core, seen: dict[EndpointId, Status]) -> bool:
+        statuses = await core.board.statuses()
+        return any(seen.get(endpoint, Status.UP) != record.status for (endpoint, _), record in statuses.items())
+
+    async def _conclude(self, master: Supervisor, core: Core, seen: dict[EndpointId, Status]) -> None:
+        for (endpoint, direction), record in (await core.board.statuses()).items():
+            before, after = seen.get(endpoint, Status.UP), fresh(record, core.clock.now(), 1e9).status
+            if before != after:
+                await master._on_transition(
+                    Transition(endpoint, direction, before, after, core.clock.now(), record.reason, record.reason)
+                )
+                seen[endpoint] = after
+
+    async def _web(self, process: Process, core: Core) -> None:
+        del process, core
+        await asyncio.sleep(1e9)
+
+    def _ring(self, bell: str) -> None:
+        faults = self.climate.line
+        for role, (senders, plan) in list(self.senders.items()):
+            process = self.processes[role]
+            for _ in range(2 if self.rng.random() < faults.bell_doubled else 1):
+                if self.rng.random() < faults.bell_lost:
+                    continue
+                target = plan.bell if bell == keys.PLAN else None
+                if target is None and EndpointId(bell) in senders:
+                    target = senders[EndpointId(bell)].bell
+                if target is not None:
+                    process.later(self.rng.uniform(0.0002, 0.003), target.set)
+
+    # Vendors' webhooks.
+
+    def _vendor(self, endpoint: EndpointId) -> Vendor:
+        vendor = Vendor(endpoint, CAPABILITIES[endpoint], self.loop, self.rng, self._post)
+        vendor.weather = self.climate.weather.get(endpoint, [])
+        vendor.echoes_token = self.rng.random() < 0.5
+        vendor.stop_at_commit = self.climate.stop_at_commit
+        return vendor
+
+    def _post(self, event: ReceiptEvent) -> None:
+        async def take(core: Core) -> object:
+            desk = cast(Any, SimpleNamespace(say=lambda _: None))
+            return await Reception(core, desk, cast(Any, None)).accept(event)
+
+        self.spawn(self.request(take))
+
+    # The run.
+
+    def run(self) -> None:
+        """Faults, then calm until everything has drained, then what the clients see."""
+        self.cores = {}
+        self.ended = False
+        with self._patched():
+            self._set_up()
+            self._events()
+            for number in range(self.climate.dispatchers):
+                self._process(f"dispatch{number}", self._dispatch)
+            for number in range(self.climate.supervisors):
+                self._process(f"supervise{number}", self._supervise)
+            self._process("web", self._web)
+            for talk in self.talks:
+                self.spawn(talk.live(self.climate.faults_s))
+            self.loop.run_until(self.climate.faults_s)
+            self._calm_down()
+            self._drain()
+            if not self.loop.given_up:
+                self._look()
+            self.loop.given_up, given_up = False, self.loop.given_up
+            self._tear_down()
+            self.loop.given_up = given_up
+        self.server.close()
+        self.wrong += [f"broke: {one}" for one in self.loop.broken]
+
+    def _calm_down(self) -> None:
+        self.calm = True
+        self.climate.line = faults = self.climate.line
+        for name in ("killed_before", "killed_after", "request_lost", "answer_lost", "slow", "bell_lost"):
+            setattr(faults, name, 0.0)
+        self.server.away_until = 0.0
+        for vendor in self.vendors.values():
+            vendor.calm_from = self.now
+            vendor.stop_at_commit = 0.0
+
+    def _drain(self) -> None:
+        slowed = sum(-step for _, step in self.climate.steps if step < 0) / 1000
+        limit = self.now + DRAIN_S + slowed + 2 * self.climate.clock_off_s
+        while self.now < limit and not self.loop.given_up:
+            self.loop.run_until(min(limit, self.now + 20.0))
+            if not self.pending and not self.left():
+                # Let late receipts come, and what follows from them.
+                self.loop.run_until(self.now + 5.0)
+                if not self.pending and not self.left():
+                    return
+
+    def hopeless(self) -> set[str]:
+        """Conversations whose customer nobody may write to any more, or whom no vendor can reach."""
+        nobody = {place for vendor in self.vendors.values() for place in vendor.nobody_at}
+        return {
+            talk.conversation_id
+            for talk in self.talks
+            if all(place_of(one) in talk.refused or str(one.address) in nobody for one in talk.bindings)
+        }
+
+    def left(self) -> list[str]:
+        """Sides that still have something to do, by due set, but for those whom nothing can reach."""
+        found: list[str] = []
+        hopeless = {f"{one}:c" for one in self.hopeless()}
+        for key in self.server.client.scan_iter("tl:{s0}:d:*"):
+            found += [
+                f"{str(key).rpartition(':d:')[2]} {one}"
+                for one in self.server.client.zrange(str(key), 0, 50)
+                if one not in hopeless
+            ]
+        return sorted(found)
+
+    def _look(self) -> None:
+        """Every client looks up what became of what it said."""
+        process = Process(self.loop, "look")
+        core = self.core(process, LineFaults())
+
+        async def look() -> None:
+            for talk in self.talks:
+                for said in talk.said:
+                    if said.message_id:
+                        message = await core.store.message(said.message_id)
+                        said.state = message.state.value if message else "missing"
+                        said.reason = message.reason if message else ""
+
+        process.start(look())
+        self.loop.run_until(self.now + 60.0, ended=lambda: not process.tasks)
+
+    def _tear_down(self) -> None:
+        self.ended = True
+        for process in list(self.processes.values()):
+            process.stopped_until = 0.0
+            process.kill()
+        self.loop.run_until(self.now + 1e9 if self.pending else self.now + 1.0, ended=lambda: not self.pending)
+        self.loop.run_until(self.now + 1.0)
+
+    def _set_up(self) -> None:
+        process = Process(self.loop, "setup")
+        core = self.core(process, LineFaults())
+
+        async def set_up() -> None:
+            for number in range(self.climate.talks):
+                self.talks.append(await self._settle_in(core, number))
+
+        process.start(set_up())
+        self.loop.run_until(30.0, ended=lambda: not process.tasks)
+
+    async def _settle_in(self, core: Core, number: int) -> Talk:
+        """A customer with two or three addresses, one of them perhaps without consent; perhaps an agent on the move."""
+        homes: dict[str, list[EndpointId]] = {}
+        bindings: list[Binding] = []
+        channels = list(dict.fromkeys(CAPABILITIES[one].channel for one in self.climate.endpoints))
+        self.rng.shuffle(channels)
+        for order, channel in enumerate(channels):
+            serving = [one for one in self.climate.endpoints if CAPABILITIES[one].channel is channel]
+            bound = serving[0] if channel is Channel.CHAT else None
+            value = {
+                Channel.SMS: f"+1555010{number:02d}",
+                Channel.EMAIL: f"ann{number}@example.org",
+                Channel.CHAT: f"session{number}",
+            }[channel]
+            refuses = order > 0 and self.rng.random() < 0.15
+            binding = Binding(Address(channel, value), bound, verified=True, consent=not refuses, order=order)
+            bindings.append(binding)
+            homes[place_of(binding)] = serving
+        agent = None
+        if self.rng.random() < 0.3:
+            endpoint = self.rng.choice([one for one in self.climate.endpoints if not one.startswith("chat/")])
+            channel = CAPABILITIES[endpoint].channel
+            value = f"bob{number}@example.com" if endpoint == MAIL else f"+1555090{number:02d}"
+            agent = Agent(f"a0-bob{number}", "Bob", "", (Binding(Address(channel, value), None, verified=True),))
+            homes[place_of(agent.bindings[0])] = [endpoint]
+            await core.people.create_agent(agent)
+        customer = Customer(f"c0-ann{number}", "Ann", "en", tuple(bindings), self.unix)
+        await core.people.create(customer)
+        talk = Talk(self, customer.id, f"4F2K{ALPHABET[number]}", bindings, homes, agent)
+        talk.refused = {place_of(one): 0.0 for one in bindings if not one.consent}
+        return talk
+
+    def _events(self) -> None:
+        """What happens at its hour."""
+        climate, at = self.climate, self._at
+        for moment, duration in climate.stops:
+            at(moment, lambda duration=duration: self._stop(duration))
+        for moment in climate.kills:
+            at(moment, self._kill)
+        for moment, duration in climate.away:
+            at(moment, lambda duration=duration: setattr(self.server, "away_until", self.now + duration))
+        for moment, step in climate.steps:
+            at(moment, lambda step=step: setattr(self.server, "clock_off_ms", self.server.clock_off_ms + step))
+        for number, (moment, scope, target, duration) in enumerate(climate.forced):
+            forced = ForcedFailover(
+                f"f0-{number}",
+                frozenset({scope}),
+                target,
+                "ops",
+                "drill",
+                EPOCH_S + moment,
+                EPOCH_S + moment + duration,
+            )
+            at(moment, lambda forced=forced: self._force(forced))
+
+    def _at(self, moment: float, act: Callable[[], None]) -> None:
+        PROCESS_OF_NOBODY.run(self.loop.call_at, moment, act)
+
+    def _force(self, forced: ForcedFailover) -> None:
+        self.spawn(self.request(lambda core: core.control.save_failover(forced.id, dump_failover(forced))))
+
+    def _stop(self, duration: float) -> None:
+        self.processes[self.rng.choice(sorted(self.processes))].stop(self.now + duration)
+
+    def _kill(self) -> None:
+        self.processes[self.rng.choice(sorted(self.processes))].kill()
+
+    @contextlib.contextmanager
+    def _patched(self) -> Iterator[None]:
+        """Nothing that the real world's clock or chance decides may reach the run."""
+        listened = Listened(self.loop.broken)
+        with contextlib.ExitStack() as stack:
+            for module in (dispatcher, mover, planner, sender, supervisor):
+                stack.enter_context(mock.patch.object(module, "log", listened))
+            stack.enter_context(mock.patch("router.reception.log", listened))
+            for module in (planner, sender):
+                stack.enter_context(mock.patch.object(module, "POLL_S", POLL_S))
+            stack.enter_context(mock.patch.object(secrets, "randbits", self.rng.getrandbits))
+            stack.enter_context(
+                mock.patch.object(secrets, "token_hex", lambda size: f"{self.rng.getrandbits(8 * size):x}")
+            )
+            yield
