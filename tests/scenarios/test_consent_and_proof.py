@@ -17,7 +17,7 @@ async def test_stop_ends_messages_there_at_once_and_start_brings_them_back(world
     await kim.phone.expects("no more messages")
     await kim.texts(stop)
     await talk.answer("We continue by mail.")
-    await kim.mailbox.expects("We continue by", await talk.reference())
+    await kim.mailbox.expects("we continue here by email", await talk.reference())
     await kim.mailbox.expects("We continue by mail.")
     await kim.texts(start)
     await kim.phone.expects("messages here again")
