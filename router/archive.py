@@ -206,7 +206,10 @@ async def archive_conversation(store: Store, archive: Archive, conversation_id: 
     if last.fields.get("op") != "0":
         return await store.forget(conversation_id, sequence="", closed_at="")
     await archive.keep(pages)
-    return await store.forget(conversation_id, sequence=last.fields["sq"], closed_at=last.fields["ca"])
+    answer = await store.forget(conversation_id, sequence=last.fields["sq"], closed_at=last.fields["ca"])
+    if answer == "ok":
+        await store.let_reference_go(last.fields["rf"])
+    return answer
 
 
 def _has_work(side: SideRecord) -> bool:

@@ -20,6 +20,8 @@ BATCH_MAX = 100
 QUEUE_MAX = 1000
 """Messages that may wait on one side; more are refused."""
 NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
+REFERENCE_KEPT_S = 365 * 24 * 3600
+"""How long an archived conversation's reference is given to no other."""
 INSPECTED_BYTES = 256_000
 """Of messages that one `inspect` reads, so that it holds Redis for a fraction of a millisecond."""
 
@@ -336,11 +338,15 @@ class Store:
         Answers `ok`, `open`, `busy` (something is still to be said), `changed` (not what was read) or `missing`;
         all but the first changed nothing.
         """
-        argument = {"c": conversation_id, "q": sequence, "ca": closed_at}
+        argument = {"c": conversation_id, "q": sequence, "ca": closed_at, "keep": NATURAL_KEY_KEPT_MS}
         answer = "more"
         while answer == "more":
             answer = str(await self._run("forget", shard_of(conversation_id), argument))
         return answer
+
+    async def let_reference_go(self, reference: str) -> None:
+        """Its conversation is archived: after a year another one may have it."""
+        await self.redis.call("EXPIRE", keys.reference(reference), REFERENCE_KEPT_S)
 
     async def cancel(self, message_id: str, reason: str) -> str:
         """Take back a message nobody has begun to say: `ok`, `begun` or `missing`."""

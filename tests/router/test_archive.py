@@ -152,6 +152,16 @@ async def test_natural_keys_keep_their_time(shelf: Shelf) -> None:
     assert answer.verdict == "duplicate"
 
 
+async def test_nothing_of_what_is_archived_stays_for_ever(shelf: Shelf) -> None:
+    """Its reference is free again after a year; closing gave no time to natural keys beyond its first 10,000."""
+    identity = await shelf.talk()
+    await shelf.store.redis.call("SET", "tl:{r:4F2K9}", identity)
+    await shelf.store.redis.call("PERSIST", f"{P}nk:k{identity}")
+    await archive_conversation(shelf.store, shelf.archive, identity)
+    assert 0 < int(await shelf.store.redis.call("TTL", f"{P}nk:k{identity}")) <= 7 * 24 * 3600
+    assert 0 < int(await shelf.store.redis.call("TTL", "tl:{r:4F2K9}")) <= 365 * 24 * 3600
+
+
 async def test_after_the_move_the_audit_finds_nothing(shelf: Shelf, tmp_path: Path) -> None:
     """What the journal says was accepted went to the archive; that is no loss."""
     identity = await shelf.talk()

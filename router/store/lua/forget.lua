@@ -1,6 +1,7 @@
 -- forget: remove a closed conversation that the archive has. Natural keys live on for their time.
 --
--- ARGV[2]  JSON: c conversation, q how far its order had come when it was read, ca when it was closed
+-- ARGV[2]  JSON: c conversation, q how far its order had come when it was read, ca when it was closed,
+--          keep how long a natural key lives from now, in ms, that has no time yet (`close` gives it to the first 10,000)
 -- Answers  'ok', 'more' (ask again), 'open', 'busy' (something is still to be said), 'changed' (not what was read) or
 --          'missing'
 -- Guarantees  the first call decides, at once and for good: from then on the conversation is nowhere to be found, and
@@ -55,6 +56,10 @@ for _, id in ipairs(redis.call('LRANGE', transcript, 0, 499)) do
       forget_pair(At.ep, At.ad)
       redis.call('ZREM', P .. 'aw:' .. At.ep, At.t)
     end
+  end
+  local natural = redis.call('HGET', P .. 'm:' .. id, 'nk')
+  if natural and redis.call('PTTL', P .. 'nk:' .. natural) == -1 then
+    redis.call('PEXPIRE', P .. 'nk:' .. natural, int(A.keep or 604800000))
   end
   redis.call('DEL', P .. 'm:' .. id)
 end
