@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import ipaddress
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -29,6 +31,12 @@ SOCKETS_PER_SESSION_MAX = 8
 """Tabs; the oldest is closed when there are more."""
 SAY_RATE_PER_S = 1.0
 SAY_BURST = 10.0
+NEW_TALKS_PER_S = 10.0
+NEW_TALKS_BURST = 200.0
+"""Conversations begun in one process: each is kept until an agent closes it, and a session costs nothing."""
+NEW_TALKS_OF_ONE_PER_S = 0.2
+NEW_TALKS_OF_ONE_BURST = 10.0
+SOURCES_MAX = 10_000
 
 log = structlog.get_logger()
 
@@ -61,6 +69,17 @@ class Allowance:
         return 0.0
 
 
+def source_of(remote: str) -> str:
+    """Whom an address stands for: itself, its /64 in IPv6; nobody where it is a proxy's or our own."""
+    try:
+        address = ipaddress.ip_address(remote.partition("%")[0])
+    except ValueError:
+        return ""
+    if not address.is_global:
+        return ""
+    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if address.version == 6 else str(address)
+
+
 @dataclass(slots=True)
 class _Talk:
     sockets: list["ChatSocket"] = field(default_factory=list)
@@ -90,6 +109,8 @@ class ChatHub:
         """Why chat is in trouble, or empty."""
         self._talks: dict[str, _Talk] = {}
         self._sockets = 0
+        self._new_talks = Allowance(NEW_TALKS_PER_S, NEW_TALKS_BURST, clock.monotonic())
+        self._sources: OrderedDict[str, Allowance] = OrderedDict()
 
     @property
     def full(self) -> bool:
@@ -137,6 +158,20 @@ class ChatHub:
         talk = self._talks.setdefault(session, _Talk())
         talk.allowance = talk.allowance or Allowance(SAY_RATE_PER_S, SAY_BURST, now)
         return talk.allowance.take(now)
+
+    def may_begin(self, remote: str) -> float:
+        """0 when somebody from `remote` may begin a conversation now, else the seconds they have to wait."""
+        now = self.clock.monotonic()
+        if source := source_of(remote):
+            allowance = self._sources.pop(source, None) or Allowance(
+                NEW_TALKS_OF_ONE_PER_S, NEW_TALKS_OF_ONE_BURST, now
+            )
+            self._sources[source] = allowance
+            while len(self._sources) > SOURCES_MAX:
+                self._sources.popitem(last=False)
+            if wait_s := allowance.take(now):
+                return wait_s
+        return self._new_talks.take(now)
 
     async def show_elsewhere(self, said_in: "ChatSocket", frame: dict[str, object]) -> None:
         """Show what was said in one tab in the session's others."""

@@ -56,6 +56,7 @@ class ChatSocket:
         self.conversation_id = ""
         self._socket = socket
         self._transport = request.transport
+        self._remote = request.remote or ""
         self._locale = ""
         self._number = 0
         self._unseen: dict[int, str] = {}
@@ -208,7 +209,10 @@ class ChatSocket:
                     await self.leave("said hello already", code=1008)
 
     async def _say(self, say: Say) -> None:
-        if wait_s := self.hub.may_say(self.session):
+        wait_s = self.hub.may_say(self.session)
+        if not wait_s and not self.conversation_id:
+            wait_s = self.hub.may_begin(self._remote)
+        if wait_s:
             await self.tell({"type": "wait", "id": say.id, "after_s": round(wait_s, 2)})
             return
         text = clean_text(say.text).strip()

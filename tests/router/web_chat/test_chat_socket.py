@@ -9,6 +9,7 @@ import pytest
 from channels.messages import Address, Channel, Kind, ReceiptState
 from health.report import EndpointId, Status
 from router.domain.conversation import MessageClass, MessageState, SideName
+from router.web.chat import CHAT_HUBS
 
 SMS = EndpointId("sms/sandbox")
 
@@ -353,3 +354,26 @@ async def test_the_beat_says_that_a_web_process_is_there(house):
 async def test_an_unknown_chat_is_not_found(house):
     async with house.http.get(f"{house.url}/chat/ws?endpoint=chat/other") as answer:
         assert answer.status == 404
+
+
+async def test_one_source_begins_few_conversations_and_all_together_no_endless_number(house):
+    """Each begun conversation is kept until somebody closes it; sessions are free."""
+    hub = next(iter(house._runner.app[CHAT_HUBS].values()))
+    assert [bool(hub.may_begin("203.0.114.9")) for _ in range(11)] == [False] * 10 + [True]
+    assert not hub.may_begin("198.51.101.4"), "somebody else is not kept waiting"
+    assert [bool(hub.may_begin(f"2a00:1450:4001:81b::{number:x}")) for number in range(1, 12)].count(True) == 1
+    proxied = [bool(hub.may_begin("10.0.0.7")) for _ in range(400)]
+    assert not any(proxied[:150]) and proxied[-1], "behind a proxy all are one, and bounded together"
+
+
+async def test_who_may_not_begin_yet_waits_and_a_talk_that_began_goes_on(house):
+    hub = next(iter(house._runner.app[CHAT_HUBS].values()))
+    old = await house.connect()
+    await old.say("Hello")
+    while not hub.may_begin("127.0.0.1"):
+        pass
+    new = await house.connect()
+    await new.send(type="say", id="client-id-1", text="Hello")
+    wait = await new.expect("wait")
+    assert wait["id"] == "client-id-1" and 0 < wait["after_s"] <= 1
+    await old.say("Still here")
