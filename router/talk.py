@@ -169,7 +169,7 @@ class Talk:
         route = choose_route(request, await self.core.views())
         best = route.best
         if best is None and not any(one.consent for one in customer.bindings):
-            raise Invalid("no_binding", "The customer has no address that they agreed to be written to.")
+            raise Invalid("no_binding", "The customer agreed to no address. Add a binding with consent first.")
         where = NewLeg(customer_id, best.endpoint, place_for(best, bindings)) if best else NewLeg(customer_id, _NO, "")
         create = NewConversation(
             customer_id=customer_id,
@@ -484,6 +484,6 @@ def _sent(verdict: str, message_id: str, conversation_id: str, sequence: int, en
         case "closed":
             raise Conflict("conversation_closed", "The conversation is closed. The customer can reopen it by writing.")
         case "full":
-            raise Conflict("queue_full", "1000 messages wait to be said in this conversation already.")
+            raise Conflict("queue_full", "1000 messages wait in this conversation. Take some back, or wait.")
         case _:
             raise NotFound("unknown_conversation", "There is no such conversation.")

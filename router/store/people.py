@@ -69,7 +69,7 @@ class People:
         key = f"{prefix}bd:{customer_id}"
         known = await self.redis.call("HEXISTS", key, where)
         if not known and int(await self.redis.call("HLEN", key)) >= BINDINGS_MAX:
-            raise TooManyBindings(f"{customer_id} has {BINDINGS_MAX} bindings already")
+            raise TooManyBindings(f"{customer_id} has {BINDINGS_MAX} bindings already; remove one first")
         # Consent is withdrawn before it is written down, and given after: a crash between errs on the silent side.
         refused = f"{prefix}no:{customer_id}"
         if not binding.consent:
