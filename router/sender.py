@@ -1,6 +1,7 @@
 """Says leased messages at one endpoint: resident workers, one attempt each, settled in batches."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -202,12 +203,10 @@ class Sender:
             # Another attempt would only wait for the same silence: let the detector decide first.
             said.judgement = replace(said.judgement, retry_after_s=DOUBT_PAUSE_S)
         settlement = self._settlement(leased, said, now)
-        if said.receipt is not None and said.receipt.vendor_ids:
-            await self._claim(leased, said.receipt)
-        answer = await self._persist(leased, settlement)
-        if answer.startswith("early "):
-            state = answer.removeprefix("early ")
-            await self.core.store.receipt(leased.token, state, permanent=state == "undelivered")
+        if settlement.vendor_ids:
+            await self._insist(lambda: self._claim(leased, settlement.vendor_ids), leased, "claim")
+        shard = shard_of(leased.message_id)
+        await self._insist(lambda: self.core.store.settle(shard, [settlement]), leased, "settle")
 
     async def _in_doubt(self) -> bool:
         try:
@@ -246,26 +245,28 @@ class Sender:
             said=said.message.content if leased.notice is not None and said.message is not None else None,
         )
 
-    async def _claim(self, leased: Leased, receipt: Receipt) -> None:
-        """Say which attempt the vendor's ids mean, before anyone can look for it by message."""
-        try:
-            waiting = await self.core.control.claim_vendor_id(self.endpoint, receipt.vendor_ids, leased.token)
-        except StoreUnavailable:
-            return  # settle waits for Redis; only an early receipt's shortcut is lost, its record stays
+    async def _claim(self, leased: Leased, vendor_ids: tuple[str, ...]) -> None:
+        """Say which attempt the vendor's ids mean: whatever is said of them later is found by it.
+
+        A receipt that came before its attempt was known waits there until the attempt has it.
+        """
+        waiting = await self.core.control.claim_vendor_id(self.endpoint, vendor_ids, leased.token)
         for state in waiting:
             await self.core.store.receipt(leased.token, state, permanent=state == "undelivered")
+        if waiting:
+            await self.core.control.drop_early(self.endpoint, vendor_ids)
 
-    async def _persist(self, leased: Leased, settlement: Settlement) -> str:
-        """Settle, again and again while Redis is away: asking twice is safe, the fence sees to it."""
+    async def _insist(self, ask: Callable[[], Awaitable[object]], leased: Leased, what: str) -> None:
+        """Ask again and again while Redis is away: every step here may be taken twice, the fence sees to it."""
         pause = 0.1
         for _ in range(SETTLE_TRIES):
             try:
-                return (await self.core.store.settle(shard_of(leased.message_id), [settlement]))[0]
+                await ask()
+                return
             except StoreUnavailable:
                 await self.core.clock.sleep(pause)
                 pause = min(2.0, pause * 1.5)
-        log.error("settle.given_up", message=leased.message_id, outcome=settlement.outcome)
-        return "missing"
+        log.error(f"{what}.given_up", message=leased.message_id, endpoint=self.endpoint)
 
 
 class _Provisional:

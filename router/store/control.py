@@ -59,7 +59,7 @@ class Control:
         return {EndpointId(endpoint): json.loads(text) for endpoint, text in rows.items()}
 
     async def claim_vendor_id(self, endpoint: EndpointId, vendor_ids: Iterable[str], token: str) -> list[str]:
-        """Say which attempt a vendor's ids mean; receipts that came first, as JSON."""
+        """Say which attempt a vendor's ids mean; the states of receipts that came first, until `drop_early`."""
         waiting = []
         for identity in vendor_ids:
             key = keys.vendor_id(endpoint, identity)
@@ -67,9 +67,13 @@ class Control:
             await self.redis.call("EXPIRE", key, 7 * 24 * 3600)
             early = await self.redis.call("HGET", key, "early")
             if early:
-                await self.redis.call("HDEL", key, "early")
                 waiting.append(str(early))
         return waiting
+
+    async def drop_early(self, endpoint: EndpointId, vendor_ids: Iterable[str]) -> None:
+        """Forget receipts that came before their attempt was known: it has them now."""
+        for identity in vendor_ids:
+            await self.redis.call("HDEL", keys.vendor_id(endpoint, identity), "early")
 
     async def token_of(self, endpoint: EndpointId, vendor_id: str, early: str) -> str:
         """The token of the attempt a vendor id means; or '' and `early`, if not empty, waits there for the claim."""

@@ -239,7 +239,7 @@ class Store:
         return [codec.load_leased(row) for row in rows]
 
     async def settle(self, shard: int, settlements: Sequence[Settlement]) -> list[str]:
-        """Record what came of attempts of one shard; `ok`, `early <state>`, `late` or `missing` for each."""
+        """Record what came of attempts of one shard; `ok`, `late` or `missing` for each."""
         answers: list[str] = []
         for start in range(0, len(settlements), BATCH_MAX):
             batch = [_dump_settlement(s) for s in settlements[start : start + BATCH_MAX]]

@@ -58,7 +58,9 @@ end
 -- One notice for everybody who shares the address and is to be told now.
 local function gather_covers(S)
   local covers = {}
-  for _, member in ipairs(redis.call('SMEMBERS', P .. 'nd:' .. S.ep .. '|' .. S.ad)) do
+  local members = redis.call('SMEMBERS', P .. 'nd:' .. S.ep .. '|' .. S.ad)
+  table.sort(members) -- a set has no order of its own, and what is said should have one
+  for _, member in ipairs(members) do
     if member ~= S.id and #covers < 20 then
       local c, s = split_member(member)
       local other = load_side(c, s)
@@ -128,8 +130,10 @@ local function gate_allows()
   if state ~= 'closed' then return A.n end
   if untl > NOW then return 0 end
   -- Nobody has renewed it: one message at a time may try.
-  if redis.call('SET', P .. 'trial:' .. A.ep, A.w, 'NX', 'PX', int(A.lease)) then return 1 end
-  return 0
+  local trial = P .. 'trial:' .. A.ep
+  if (tonumber(redis.call('GET', trial) or 0) or 0) > NOW then return 0 end
+  redis.call('SET', trial, int(NOW + A.lease), 'PX', int(A.lease))
+  return 1
 end
 
 local last_key = P .. 'last:' .. A.w .. ':' .. A.ep

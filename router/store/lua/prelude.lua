@@ -166,6 +166,81 @@ local function notice_told(S, notice)
   if S.nd and S.nd.id == notice then drop_notice(S) end
 end
 
+-- Off the queue, wherever it stands in it: the hold is the head's.
+local function take_off(S, message)
+  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+  redis.call('LREM', P .. 'q:' .. S.id, 1, message)
+  if head == message then hold(S, 0) end
+end
+
+local RECEIPT_RANK = {[''] = 0, unknown = 1, sent = 2, undelivered = 3, unconfirmed = 3, delivered = 4, read = 5}
+
+-- Came back after it was sent: out again on the next binding where that is allowed, else its sender is told.
+local function send_back(S, message, At, state, said)
+  local key = P .. 'm:' .. message
+  local M = redis.call('HMGET', key, 'xp', 'k', 'na')
+  local expires = tonumber(M[1] or 0) or 0
+  if said.s == 1 and M[2] ~= 'notice' and (expires == 0 or expires > NOW) then
+    local why = said.p == 1 and 'unreachable' or 'undelivered'
+    local list = M[3] and cjson.decode(M[3]) or {}
+    if #list < 20 then list[#list + 1] = {ep = At.ep, ad = At.ad, o = why, r = said.r} end
+    redis.call('HSET', key, 'st', 'queued', 'r', said.r, 'fl', '1', 'lt', '1', 'na', cjson.encode(list))
+    if state == 'sent' then redis.call('LPUSH', P .. 'q:' .. S.id, message) end
+    want_plan(S, why)
+    hold(S, 0)
+    return 'queued'
+  end
+  if state == 'unknown' then take_off(S, message) end
+  set_state(message, 'undelivered', said.r)
+  return 'undelivered'
+end
+
+-- A receipt for an attempt that is not open any more; answers the message's state. The caller places the side.
+local function hear_receipt(S, message, At, came, said)
+  local key = P .. 'm:' .. message
+  local M = redis.call('HMGET', key, 'st', 'ac')
+  local state, was = M[1], At.o
+  redis.call('ZREM', P .. 'aw:' .. At.ep, At.t)
+  if (RECEIPT_RANK[came] or 0) <= (RECEIPT_RANK[was] or 0) then return state end
+  At.o = came
+  if came ~= 'sent' then At.x = NOW end
+  if said.r ~= '' then At.r = said.r end
+  write_attempt(message, At)
+  if came == 'undelivered' then
+    if tonumber(M[2] or 0) == At.n and (state == 'sent' or state == 'unknown') then
+      state = send_back(S, message, At, state, said)
+      journal('message.changed', S.c, message, At.ep, {st = state, r = said.r, s = S.s, was = was})
+    end
+  elseif state == 'unknown' or state == 'needs_human' then
+    if S.t == '' or S.m ~= message then
+      set_state(message, came, '')
+      take_off(S, message)
+      state = came
+      journal('message.changed', S.c, message, At.ep, {st = state, r = 'late_receipt', s = S.s})
+    end
+  elseif state == 'queued' and redis.call('LINDEX', P .. 'q:' .. S.id, 0) == message and was == 'unknown' then
+    set_state(message, came, '')
+    take_off(S, message)
+    want_plan(S, '')
+    state = came
+  elseif (RECEIPT_RANK[came] or 0) > (RECEIPT_RANK[state] or 9) then
+    set_state(message, came, '')
+    state = came
+    journal('message.changed', S.c, message, At.ep, {st = state, s = S.s})
+  end
+  return state
+end
+
+-- The receipt that came while the attempt was still open.
+local function hear_early(S, message, At)
+  if not At.early then return end
+  hear_receipt(S, message, At, At.early, At.ey or {r = '', p = 0, s = 1})
+  if S.b > 0 and At.ey and At.ey.z == 1 then
+    S.b = 0
+    redis.call('HDEL', S.key, 'b')
+  end
+end
+
 -- An attempt that may have been taken: its message waits for evidence, then goes out again, flagged.
 -- An idempotent endpoint (A.i) shows a resend once: it needs neither a hold nor, there, a flag.
 local function become_unknown(S, A, reason)
@@ -187,7 +262,9 @@ local function become_unknown(S, A, reason)
     end
   end
   journal('attempt.ended', S.c, S.m, A.ep, {n = A.n, o = 'unknown', r = reason, e = A.e, f = A.f, s = S.s})
+  local message = S.m
   release(S)
+  hear_early(S, message, A)
 end
 
 -- An attempt whose deadline ran out belongs to nobody any more.
@@ -195,13 +272,6 @@ local function run_out(S)
   if S.t == '' or S.l > NOW then return end
   local A = read_attempt(S.m, S.n)
   if A and A.o == '' then become_unknown(S, A, 'deadline_passed') else release(S) end
-end
-
--- Off the queue, wherever it stands in it: the hold is the head's.
-local function take_off(S, message)
-  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
-  redis.call('LREM', P .. 'q:' .. S.id, 1, message)
-  if head == message then hold(S, 0) end
 end
 
 -- What waited for the leg that was left, or for any at all, waits no longer.

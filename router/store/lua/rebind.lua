@@ -9,6 +9,8 @@
 -- Guarantees  the expected epoch loses against a newer one; a live lease is never broken: its attempt settles or runs out
 --          first, and the message is leased at the new endpoint only then. Ids and context stay (hash before = after).
 
+local PARK_LEAST_MS = 1000
+
 local function rebind(B)
   local S = load_side(B.c, B.s)
   if not S then return 'missing' end
@@ -25,6 +27,8 @@ local function rebind(B)
     return 'ok'
   end
   if B.park then
+    -- The planner's clock may be behind ours: what is parked is looked at again after a second at the earliest.
+    B.park = math.max(B.park, NOW + PARK_LEAST_MS)
     local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
     if head and S.t == '' then
       local state = redis.call('HGET', P .. 'm:' .. head, 'st')

@@ -3,9 +3,9 @@
 -- ARGV[2]  JSON list, at most 100: c conversation, s side, m message, n attempt number, f fence, o outcome, r reason,
 --          v vendor ids, at retry time in ms, occ occupied until in ms, due receipt due in ms or 0, text what a notice said
 --          outcomes: sent delivered returned unavailable throttled unknown rejected unreachable misconfigured
--- Answers  a list: 'ok', 'early <state>' (a receipt came before the response: say it again now), 'late' (recorded as
---          evidence on its attempt only) or 'missing'
+-- Answers  a list: 'ok', 'late' (recorded as evidence on its attempt only) or 'missing'
 -- Guarantees  a fence that is not the side's changes nothing but its attempt's evidence. A message is removed by id.
+--          A receipt that came before the response is taken into account in the same step.
 
 local RANK = {sending = 0, queued = 0, unknown = 1, sent = 2, delivered = 3, read = 4}
 
@@ -137,15 +137,15 @@ local function settle(O)
   At.o, At.x, At.r = O.o, NOW, O.r
   if O.v then At.v = O.v end
   write_attempt(O.m, At)
-  local early = At.early
   if O.o == 'sent' or O.o == 'delivered' then taken(S, O, At) else not_taken(S, O, At) end
   release(S)
   if O.o ~= 'returned' then
+    hear_early(S, O.m, At)
     journal('attempt.ended', O.c, O.m, At.ep, {n = At.n, o = O.o, r = O.r, e = At.e, f = At.f, s = S.s,
       ms = NOW - At.b})
   end
   place(S)
-  return early and ('early ' .. early) or 'ok'
+  return 'ok'
 end
 
 local out = {}

@@ -249,14 +249,59 @@ async def test_receipts_only_move_up(desk):
     assert await desk.state(message) == "read"
 
 
-async def test_a_receipt_before_the_response_is_said_again_by_settle(desk):
+async def test_a_receipt_before_the_response_is_heard_by_settle_itself(desk):
     await desk.open()
     message = await desk.say("one")
     (leased,) = await desk.lease()
     await desk.store.receipt(leased.token, "delivered")
-    assert await desk.settle(leased, "sent") == "early delivered"
-    await desk.store.receipt(leased.token, "delivered")
+    assert await desk.settle(leased, "sent", receipt_due_at=desk.now + 30) == "ok"
     assert await desk.state(message) == "delivered"
+    assert await desk.store.receipts_overdue(0, MAIL, desk.now + 60, 10) == [], "nobody waits for it any more"
+
+
+async def test_a_bounce_before_the_response_sends_the_message_on_when_the_response_comes(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.store.receipt(leased.token, "undelivered", reason="mailbox_gone", permanent=True)
+    await desk.settle(leased, "sent")
+    (facts,) = await desk.store.plan(0, 10)
+    assert (facts.head, facts.why) == (message, "unreachable")
+
+
+async def test_a_receipt_for_an_attempt_nobody_settled_counts_when_its_time_is_up(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.store.receipt(leased.token, "delivered")
+    desk.advance(8.1)
+    assert await desk.lease() == []
+    assert await desk.state(message) == "delivered"
+    desk.advance(100)
+    assert await desk.lease() == [], "it was heard: there is nothing to send again"
+
+
+async def test_a_final_receipt_before_the_response_leaves_the_leg_free(desk):
+    await desk.open()
+    await desk.say("one")
+    await desk.say("two")
+    (call,) = await desk.lease()
+    await desk.store.receipt(call.token, "unconfirmed", final=True)
+    await desk.settle(call, "sent", occupied_until=desk.now + 600)
+    (following,) = await desk.lease()
+    assert following.content.text == "two"
+
+
+async def test_a_planner_whose_clock_is_behind_does_not_look_again_at_once(desk):
+    await desk.open()
+    await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "rejected")
+    (facts,) = await desk.store.plan(0, 10)
+    await desk.store.rebind(0, [Park(desk.conversation, SideName.CUSTOMER, facts.epoch, desk.now - 600, "no_route")])
+    assert await desk.store.plan(0, 10) == []
+    desk.advance(1)
+    assert len(await desk.store.plan(0, 10)) == 1
 
 
 async def test_a_late_receipt_turns_unknown_into_delivered(desk):
