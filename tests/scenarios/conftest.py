@@ -299,6 +299,10 @@ class World:
         """The conversation with this reference."""
         return Talk(self, (await self.get(f"/v1/conversations/{reference}"))["id"])
 
+    async def eventually(self, look: Callable[[], Awaitable[T]], what: str) -> T:
+        """What `look` answers, as soon as it is true of anything."""
+        return await until(look, what)
+
     async def soon(self, look: Callable[[], T], what: str, within_s: float = 30.0) -> T:
         """What `look` answers, as soon as it is true of anything."""
 
