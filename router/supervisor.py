@@ -22,6 +22,7 @@ from router.evidence import judge_probe
 from router.evidence_desk import EvidenceDesk
 from router.mover import Mover
 from router.pace import Pace
+from router.reconciler import Reconciler
 from router.workers import keep_beating, worker_name
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Supervisor:
             group.create_task(self._keep_lease())
             group.create_task(keep_beating(self.core, self.worker, "supervise"))
             group.create_task(self._control(monitor, mover, pace))
+            group.create_task(Reconciler(self.core.store, self.core.clock).run())
 
     async def _control(self, monitor: Monitor, mover: Mover, pace: Pace) -> None:
         while True:

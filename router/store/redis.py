@@ -26,6 +26,7 @@ SCRIPTS = (
     "rebind",
     "recall",
     "receipt",
+    "reconcile",
     "settle",
     "wake",
 )

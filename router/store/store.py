@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ QUEUE_MAX = 1000
 NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
 REFERENCE_KEPT_S = 365 * 24 * 3600
 """How long an archived conversation's reference is given to no other."""
+RECONCILED_MAX = 50
+"""Conversations one script call looks at."""
 INSPECTED_BYTES = 256_000
 """Of messages that one `inspect` reads, so that it holds Redis for a fraction of a millisecond."""
 
@@ -403,6 +405,26 @@ class Store:
         """Conversation ids from an index (`open` by age, `wait` longest first, `closed`), a page of them."""
         return list(await self.redis.call("ZRANGE", f"{keys.shard(shard)}{index}", offset, offset + limit - 1))
 
+    async def walk(self, shard: int, index: str, cursor: str, count: int) -> tuple[str, list[str]]:
+        """About `count` conversations of an index (`open`, `closed`, `hidden`) and where to go on; `0`: all were seen.
+
+        Whatever stands in the index from the first page to the last is seen at least once.
+        """
+        answer = await self.redis.call("ZSCAN", f"{keys.shard(shard)}{index}", cursor, "COUNT", count)
+        return str(answer[0]), [str(row[0]) for row in _paired(answer[1])]
+
+    async def count(self, shard: int, index: str) -> int:
+        """How many conversations stand in an index."""
+        return int(await self.redis.call("ZCARD", f"{keys.shard(shard)}{index}"))
+
+    async def reconcile(self, shard: int, conversation_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+        """Put sides back where their work is; (conversation id, side, what was wrong) for each repair."""
+        repairs: list[tuple[str, str, str]] = []
+        for start in range(0, len(conversation_ids), RECONCILED_MAX):
+            batch = list(conversation_ids[start : start + RECONCILED_MAX])
+            repairs += [(row[0], row[1], row[2]) for row in await self._run("reconcile", shard, {"ids": batch})]
+        return repairs
+
     async def open_of_customer(self, customer_id: str) -> list[str]:
         """Ids of a customer's open conversations."""
         return sorted(await self.redis.call("SMEMBERS", f"{self._prefix(customer_id)}op:{customer_id}"))
@@ -538,6 +560,13 @@ def _pairs(answer: Any) -> dict[str, str]:
     if isinstance(answer, dict):
         return answer
     return dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def _paired(flat: Any) -> Iterable[Sequence[Any]]:
+    """Members with their scores: redis-py pairs them for the commands it knows, and not in every version."""
+    if not flat or isinstance(flat[0], (list, tuple)):
+        return flat if flat else ()
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _dump_create(create: NewConversation) -> dict[str, Any]:

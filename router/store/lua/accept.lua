@@ -47,6 +47,8 @@ if not open then
   if C.hd ~= '1' then
     redis.call('ZADD', P .. 'open', int(NOW), A.c)
     journal('conversation.opened', A.c, '', C.c.ep, {cu = C.cu})
+  else
+    redis.call('ZADD', P .. 'hidden', int(NOW), A.c)
   end
 elseif open == '0' then
   redis.call('HSET', conversation_key, 'op', '1')

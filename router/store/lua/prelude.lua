@@ -17,6 +17,7 @@
 --   d:<endpoint>              zset  sides with work there, by when to look next; d:@plan: sides that need a route
 --   at:<endpoint>             zset  open sides whose leg is there, by since when somebody waits (0: nobody)
 --   nd:<endpoint>|<address>   set   sides with a notice due at this place
+--   open, closed, hidden      zset  conversations by when somebody last wrote, ended them, first wrote where nothing matches
 --   jr                        stream  the journal
 
 local P = KEYS[1]
@@ -67,26 +68,30 @@ local function split_member(member)
   return string.sub(member, 1, -3), string.sub(member, -1)
 end
 
+-- Which due set the side belongs in and when to look at it there; '' where it has nothing to do.
+local function due_of(S)
+  if S.l > 0 then return S.ep ~= '' and S.ep or '@plan', S.l end
+  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+  if not head and not S.nd then return '', nil end
+  local set, score
+  if S.w ~= '' or S.ep == '' then
+    set, score = '@plan', math.max(NOW, S.h)
+  else
+    -- A notice goes first: until it may, there is nothing to look for.
+    set, score = S.ep, math.max(NOW, S.nd and (S.nd.h or 0) or S.h, S.b)
+  end
+  if head and score > NOW then
+    local M = redis.call('HMGET', P .. 'm:' .. head, 'xp', 'st')
+    local expires = tonumber(M[1] or 0) or 0
+    -- One that may have been taken waits for evidence, also past its expiry.
+    if M[2] ~= 'unknown' and expires > 0 and expires < score then score = math.max(NOW, expires) end
+  end
+  return set, score
+end
+
 -- Puts the side where its next work is: every path through every script that changes a side ends here.
 local function place(S)
-  local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
-  local set, score = '', nil
-  if S.l > 0 then
-    set, score = (S.ep ~= '' and S.ep or '@plan'), S.l
-  elseif head or S.nd then
-    if S.w ~= '' or S.ep == '' then
-      set, score = '@plan', math.max(NOW, S.h)
-    else
-      -- A notice goes first: until it may, there is nothing to look for.
-      set, score = S.ep, math.max(NOW, S.nd and (S.nd.h or 0) or S.h, S.b)
-    end
-    if head and score > NOW then
-      local M = redis.call('HMGET', P .. 'm:' .. head, 'xp', 'st')
-      local expires = tonumber(M[1] or 0) or 0
-      -- One that may have been taken waits for evidence, also past its expiry.
-      if M[2] ~= 'unknown' and expires > 0 and expires < score then score = math.max(NOW, expires) end
-    end
-  end
+  local set, score = due_of(S)
   if S.dp ~= set and S.dp ~= '' then redis.call('ZREM', P .. 'd:' .. S.dp, S.id) end
   if set ~= '' then
     redis.call('ZADD', P .. 'd:' .. set, score, S.id)
