@@ -14,6 +14,7 @@ import redis
 from rich.markup import escape
 
 from channels.contract import Adapter
+from channels.email.smtp import SmtpSettings
 from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
 from router.cli_rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, with_redis, without_password
 from router.settings import Settings
@@ -45,6 +46,7 @@ def doctor(session: Session) -> None:
     settings = with_redis(session.settings)
     findings += check_folder(settings.data_dir)
     findings += check_public_url(settings)
+    findings += check_mail_trust(settings)
     if settings.redis_url is None:
         findings.append(Finding("redis", "none set and `throughline up` is not running: it will start a private one"))
     else:
@@ -101,6 +103,16 @@ def check_public_url(settings: Settings) -> Iterator[Finding]:
         )
         return
     yield Finding("public_url", settings.public_url)
+
+
+def check_mail_trust(settings: Settings) -> Iterator[Finding]:
+    """Does our own mail server tell us whose mail is forged?"""
+    for endpoint in settings.endpoints:
+        if isinstance(endpoint, SmtpSettings) and not endpoint.authserv_id and (endpoint.imap or endpoint.lmtp):
+            yield Finding(
+                endpoint.id, "forged senders cannot be told: authserv_id is not set", True,
+                "Set it to the name your mail server writes first into Authentication-Results",
+            )  # fmt: skip
 
 
 def check_redis(url: str) -> Iterator[Finding]:

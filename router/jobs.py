@@ -52,6 +52,7 @@ ALIVE_S: Final = 150.0
 """The clockwork is alive while a job went through within this: two missed minutes are a fault."""
 STOP_WITHIN_S: Final = 3.0
 DAY_S: Final = 86_400.0
+HIDDEN_DAYS: Final = 30
 
 OLDEST_DUE = Gauge(
     "throughline_oldest_due_seconds",
@@ -190,6 +191,16 @@ async def _archive_closed(core: Core) -> dict[str, int]:
     return outcomes
 
 
+async def _close_hidden(core: Core) -> dict[str, int]:
+    """What could not be matched and was asked about in vain for 30 days goes the way of everything closed."""
+    before = core.clock.now() - HIDDEN_DAYS * DAY_S
+    count = 0
+    for shard in range(core.store.shards):
+        for conversation_id in await core.store.hidden_before(shard, before):
+            count += await core.store.close(conversation_id) == "ok"
+    return {"closed": count}
+
+
 async def _report_queue_age(core: Core) -> dict[str, float]:
     now = core.clock.now()
     oldest = 0.0
@@ -245,10 +256,11 @@ def _define(name: str, job: Job) -> Any:
 
 mark_beat = _define("mark_beat", _mark_beat)
 archive_closed = _define("archive_closed", _archive_closed)
+close_hidden = _define("close_hidden", _close_hidden)
 report_queue_age = _define("report_queue_age", _report_queue_age)
 app.conf.beat_schedule = {
     job.name: {"task": job.name, "schedule": crontab(), "options": {"expires": SLOT_S - 5}}
-    for job in (mark_beat, archive_closed, report_queue_age)
+    for job in (mark_beat, archive_closed, close_hidden, report_queue_age)
 }
 
 

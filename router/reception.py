@@ -28,6 +28,7 @@ from router.domain.ids import new_id, shard_for, shard_of
 from router.domain.journal import Decision, DecisionKind, write_decision
 from router.domain.matching import (
     Held,
+    How,
     Joins,
     Match,
     MatchFacts,
@@ -154,7 +155,7 @@ class Reception:
     ) -> Accepted:
         match match:
             case Joins():
-                return await self._join(event, sender, match.conversation_id, content, key)
+                return await self._join(event, sender, match, content, key)
             case Opens():
                 return await self._open(event, sender, match.customer_id, content, key)
             case Held():
@@ -164,13 +165,15 @@ class Reception:
                     await self.holding.ask(sender.place, match, event)
                 return Accepted("", answer.message_id, duplicate=answer.verdict != "new")
 
-    async def _join(
-        self, event: InboundMessage, sender: _Sender, conversation_id: str, content: Content, key: str
-    ) -> Accepted:
+    async def _join(self, event: InboundMessage, sender: _Sender, match: Joins, content: Content, key: str) -> Accepted:
+        conversation_id = match.conversation_id
         conversation = await self.core.store.conversation(conversation_id)
         if conversation is None:
             return await self._open(event, sender, None, content, key)
         customer = await self.core.customer_of(conversation.customer_id)
+        if match.how is How.MAIL_THREAD and all(one.address != event.sender for one in customer.bindings):
+            # Everybody who was copied knows the Message-ID: it files the mail, and proves nothing about its sender.
+            event = replace(event, unverified=True)
         held = await self.holding.file(sender.place, conversation_id, customer.id, customer.name)
         if held:
             log.info("held.filed", conversation=conversation_id, count=held)

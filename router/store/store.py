@@ -456,6 +456,11 @@ class Store:
         key = f"{keys.shard(shard)}closed"
         return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(at * 1000), "LIMIT", offset, limit))
 
+    async def hidden_before(self, shard: int, at: float, *, limit: int = 200) -> list[str]:
+        """Hidden conversations nobody has written to since `at` (unix seconds), longest ago first."""
+        key = f"{keys.shard(shard)}hidden"
+        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(at * 1000), "LIMIT", 0, limit))
+
     async def receipts_overdue(self, shard: int, endpoint: EndpointId, now: float, limit: int) -> list[str]:
         """Tokens of attempts whose receipt should have come by `now`."""
         key = f"{keys.shard(shard)}aw:{endpoint}"

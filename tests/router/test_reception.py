@@ -183,3 +183,27 @@ async def test_what_is_given_to_another_agent_no_longer_reaches_the_first(runtim
     assert (await desk.update_conversation(conversation, assignee=sam.id)).agent_side.leg.address == AGENT
     shown = await desk.update_conversation(conversation, assignee=toni.id)
     assert shown.agent_side.leg.endpoint == "chat/console"
+
+
+async def test_a_third_party_who_answers_in_the_thread_is_filed_but_proves_nothing(runtime: Runtime) -> None:
+    """Whoever was copied knows the Message-ID: their mail joins marked, and neither moves nor becomes the customer."""
+    ann, copied = Address(Channel.EMAIL, "ann@example.org"), Address(Channel.EMAIL, "copied@example.org")
+    first = await hear(runtime, "My order never came.", ann, vendor_id="<one@example.org>")
+    joined = await hear(runtime, "I know more.", copied, in_reply_to=("<one@example.org>",))
+    assert joined.conversation_id == first.conversation_id
+    view = await runtime.switchboard.conversation(first.conversation_id)
+    assert view.customer_side.leg.address == ann
+    assert [one.address for one in view.customer.bindings] == [ann]
+    assert (await runtime.switchboard.message(joined.message_id)).unverified
+
+
+async def test_what_nobody_could_match_ends_after_thirty_quiet_days(runtime: Runtime) -> None:
+    """Held messages are listed by when somebody last wrote, and close like everything else."""
+    await hear(runtime, "Nobody knows me, about #4F2K9")
+    store = runtime.core.store
+    held = await store.hidden_before(0, runtime.clock.now() + 1)
+    opened = await store.listed(0, "open", offset=0, limit=10)
+    assert not set(held) & set(opened)
+    for one in held:
+        assert await store.close(one) == "ok"
+    assert await store.hidden_before(0, runtime.clock.now() + 1) == []

@@ -43,12 +43,10 @@ if not open then
       'lr', 'opened')
     if L.ep ~= '' then redis.call('ZADD', P .. 'at:' .. L.ep, 0, A.c .. ':' .. side) end
   end
-  redis.call('SADD', P .. 'op:' .. C.cu, A.c)
   if C.hd ~= '1' then
+    redis.call('SADD', P .. 'op:' .. C.cu, A.c)
     redis.call('ZADD', P .. 'open', int(NOW), A.c)
     journal('conversation.opened', A.c, '', C.c.ep, {cu = C.cu})
-  else
-    redis.call('ZADD', P .. 'hidden', int(NOW), A.c)
   end
 elseif open == '0' then
   redis.call('HSET', conversation_key, 'op', '1')
@@ -58,14 +56,19 @@ elseif open == '0' then
     local natural = redis.call('HGET', P .. 'm:' .. message, 'nk')
     if natural then redis.call('PERSIST', P .. 'nk:' .. natural) end
   end
-  redis.call('ZADD', P .. 'open', int(NOW), A.c)
-  redis.call('SADD', P .. 'op:' .. redis.call('HGET', conversation_key, 'cu'), A.c)
+  if redis.call('HGET', conversation_key, 'hd') ~= '1' then
+    redis.call('ZADD', P .. 'open', int(NOW), A.c)
+    redis.call('SADD', P .. 'op:' .. redis.call('HGET', conversation_key, 'cu'), A.c)
+  end
   for _, side in ipairs({'c', 'a'}) do
     local endpoint = redis.call('HGET', P .. 's:' .. A.c .. ':' .. side, 'ep')
     if endpoint and endpoint ~= '' then redis.call('ZADD', P .. 'at:' .. endpoint, 0, A.c .. ':' .. side) end
   end
   journal('conversation.changed', A.c, '', '', {what = 'reopened'})
 end
+
+-- What only holds messages is listed nowhere but here, by when somebody last wrote, so that it can end.
+if redis.call('HGET', conversation_key, 'hd') == '1' then redis.call('ZADD', P .. 'hidden', int(NOW), A.c) end
 
 local sequence = redis.call('HINCRBY', conversation_key, 'sq', 1)
 local key = P .. 'm:' .. M.id
