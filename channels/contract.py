@@ -48,6 +48,8 @@ class Capabilities:
     """What it takes in steady state, messages a second."""
     price: Decimal = Decimal(0)
     """Of one message (an SMS segment, a call minute), in the settings' currency."""
+    echoes_token: bool = False
+    """Every receipt carries our token back: the provider's own ids need not be kept to find the attempt."""
     hold_s: float = 60.0
     """How long an unknown outcome waits for a receipt before it is sent again, flagged."""
     listens_in: str = ""
@@ -90,7 +92,8 @@ class Listening(Protocol):
 class EndpointSettings(BaseModel):
     """What every `[[endpoints]]` table has; each provider adds its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A refusal must not quote the credentials that stand beside the fault.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     id: Annotated[str, Field(pattern=r"^(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}$")]
     """`channel/name`; stands in logs, metrics, webhook URLs."""

@@ -144,6 +144,8 @@ class TwilioAccount:
             raise EndpointUnavailable("connect_timeout", "Twilio did not take the connection in time") from error
         except TimeoutError as error:
             raise OutcomeUnknown("read_timeout", "Twilio took the request and did not answer in time") from error
+        except aiohttp.ClientResponseError:  # not chained: it holds the request's headers, the credential among them
+            raise OutcomeUnknown("malformed_answer", "what answered in Twilio's place speaks no HTTP") from None
         except aiohttp.ClientError as error:
             raise OutcomeUnknown("connection_lost", "the connection to Twilio broke before it answered") from error
         sid = answer.fields.get("sid")
@@ -159,6 +161,8 @@ class TwilioAccount:
             raise LocalFault("the name of Twilio's API could not be resolved") from error
         except TimeoutError as error:
             raise EndpointUnavailable("probe_timeout", "Twilio did not answer the probe in time") from error
+        except aiohttp.ClientResponseError:  # not chained, as above
+            raise EndpointUnavailable("malformed_answer", "what answered in Twilio's place speaks no HTTP") from None
         except aiohttp.ClientError as error:
             raise EndpointUnavailable("probe_failed", "the connection to Twilio failed") from error
         if answer.status == 200:

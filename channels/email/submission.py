@@ -7,7 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +55,7 @@ class Server:
     greet_as: str
     """Our name in EHLO."""
     username: str
-    password: str | None
+    password: str | None = field(repr=False)
     tokens: TokenSource | None
     connections_max: int
     idle_s: float
