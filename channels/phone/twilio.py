@@ -34,6 +34,7 @@ from channels.messages import (
     Webhook,
 )
 from channels.phone.script import CallScript, Saying, Step
+from channels.text import clean_text
 from channels.tools import Tools
 from channels.twilio import IO_S, TwilioAccount, TwilioSettings
 from channels.wire import twiml
@@ -96,6 +97,7 @@ class TwilioVoiceAdapter:
             text_max=TEXT_MAX,
             io_s=IO_S,
             receipts=True,
+            echoes_token=True,
             rate_per_s=settings.rate_per_s or 1.0,  # Twilio's default: one call begun a second
             price=settings.price or Decimal(0),
             hold_s=60.0 if settings.hold_s is None else settings.hold_s,
@@ -110,6 +112,8 @@ class TwilioVoiceAdapter:
         """Place a call. It occupies its leg until its final status, at most 600 s."""
         if message.to.channel is not Channel.PHONE or not _E164.fullmatch(message.to.value):
             raise RecipientUnreachable("invalid_number", "not a phone number in international format")
+        if not clean_text(message.content.text).strip():
+            raise MessageRejected("empty_text", "there is nothing to read out")
         if len(message.content.text) > TEXT_MAX:
             raise MessageRejected("text_too_long", f"at most {TEXT_MAX} characters are read out on the phone")
         form = {
@@ -202,7 +206,7 @@ class TwilioVoiceAdapter:
         digits = form.get("Digits", "")
         if digits == "0" and webhook.query.get("c") == "1":
             return Received(about=received.about, fields={**fields, "step": Step.CONNECT})
-        text = form.get("SpeechResult", "").strip()[:SPEECH_MAX] or digits[:SPEECH_MAX]
+        text = clean_text(form.get("SpeechResult", "")).strip()[:SPEECH_MAX] or digits[:SPEECH_MAX]
         if not text:
             return Received(about=received.about, fields={**fields, "step": Step.GOODBYE})
         address = _customer(form)

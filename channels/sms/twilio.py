@@ -33,6 +33,7 @@ from channels.messages import (
     Reply,
     Webhook,
 )
+from channels.text import clean_text
 from channels.tools import Tools
 from channels.twilio import IO_S, TwilioAccount, TwilioSettings, read_bounded
 from channels.wire import twiml
@@ -94,6 +95,7 @@ class TwilioSmsAdapter:
             text_max=TEXT_MAX,
             io_s=IO_S,
             receipts=True,
+            echoes_token=True,
             replyable=not any(letter.isalpha() for letter in sender),
             rate_per_s=settings.rate_per_s or 10.0,
             price=settings.price or Decimal(0),
@@ -109,7 +111,7 @@ class TwilioSmsAdapter:
         """Hand the text to Twilio; its status callback carries the attempt's token back."""
         if message.to.channel is not Channel.SMS or not _E164.fullmatch(message.to.value):
             raise RecipientUnreachable("invalid_number", "not a phone number in international format")
-        text = message.content.text
+        text = clean_text(message.content.text)
         if not text.strip():
             raise MessageRejected("empty_text", "an SMS cannot be empty")
         if len(text) > TEXT_MAX:
@@ -176,11 +178,12 @@ class TwilioSmsAdapter:
         files, missing = await self._media(form)
         named = [f"[file not fetched: {media_type}]" for media_type in missing]
         opt = form.get("OptOutType", "").lower()
+        text = clean_text(form.get("Body", ""))
         return InboundMessage(
             endpoint=self._tools.endpoint,
             vendor_id=sid,
             sender=Address(Channel.SMS, sender),
-            text="\n".join([form.get("Body", ""), *named]) if named else form.get("Body", ""),
+            text="\n".join([text, *named]) if named else text,
             sent_at=webhook.received_at or self._tools.clock.now(),
             recipient=form.get("To", ""),
             files=files,
