@@ -146,6 +146,8 @@ class SmtpAdapter:
         files = message.content.files
         if sum(file.size for file in files) > self._capabilities.files_max_bytes:
             raise MessageRejected("files_too_large", "the files are larger than this mail account may send")
+        if not (message.content.text.strip() or message.content.html or files):
+            raise MessageRejected("empty", "there is nothing to say: no text and no file")
         if len(message.content.text) > TEXT_MAX:
             raise MessageRejected("text_too_long", f"the text is longer than {TEXT_MAX:,} characters")
         try:

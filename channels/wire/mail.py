@@ -174,7 +174,7 @@ def render_body(message: OutboundMessage) -> tuple[str, str]:
 def _quote(line: Line, locale: str) -> tuple[str, str]:
     wrote = _WROTE.get(locale[:2].lower(), _WROTE["en"])
     at = datetime.fromtimestamp(line.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return wrote.format(at=at, author=" ".join(line.author.split())), normalise_text(line.text).strip()
+    return wrote.format(at=at, author=" ".join(normalise_text(line.author).split())), normalise_text(line.text).strip()
 
 
 def _mark_quoted(text: str) -> str:
