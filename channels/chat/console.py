@@ -3,7 +3,7 @@
 from typing import Literal
 
 from channels.contract import Capabilities, EndpointSettings
-from channels.errors import WebhookRefused
+from channels.errors import MessageRejected, WebhookRefused
 from channels.messages import Channel, Matter, OutboundMessage, Receipt, ReceiptState, Received, Reply, Webhook
 from channels.tools import Tools
 from health.report import EndpointId
@@ -42,7 +42,13 @@ class ConsoleAdapter:
         )
 
     async def send(self, message: OutboundMessage) -> Receipt:
-        """Deliver it: it stands in the transcript already, so saying it twice shows it once."""
+        """Deliver it: it stands in the transcript already, so saying it twice shows it once.
+
+        Raises:
+            MessageRejected: longer than `TEXT_MAX`.
+        """
+        if len(message.content.text) > TEXT_MAX:
+            raise MessageRejected("too_long", f"the console shows at most {TEXT_MAX} characters")
         return Receipt(vendor_ids=(message.message_id,), state=ReceiptState.DELIVERED)
 
     async def receive(self, webhook: Webhook) -> Received:

@@ -8,6 +8,7 @@ An outbox entry, as it stands in the store under `out:{session}` and is numbered
 The widget's `{"type":"seen","number":1}` is the receipt: the web role looks the token up and says `delivered`.
 """
 
+import asyncio
 import re
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -17,13 +18,15 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from channels.chat.session import BEAT_KEY, BEAT_LOST_AFTER_S, OUTBOX_TTL_S, SESSION_FORM, Door, entry_of, outbox_key
 from channels.contract import Capabilities, EndpointSettings
-from channels.errors import EndpointUnavailable, MessageRejected, RecipientUnreachable, WebhookRefused
+from channels.errors import EndpointUnavailable, LocalFault, MessageRejected, RecipientUnreachable, WebhookRefused
 from channels.messages import Channel, Matter, OutboundMessage, Receipt, Received, Reply, Webhook
 from channels.tools import Tools
 
 TEXT_MAX = 10_000
 """Characters: at most 40 KB in UTF-8, which with its envelope stays within a frame of 64 KB."""
 IO_S = 2.0
+APPEND_S = 1.8
+"""A little less than `IO_S`: what the store did not take by then is a fault of ours, said within the bound."""
 RATE_PER_S = 500.0
 RECEIPT_DUE_S = 30.0
 """No acknowledgement from a browser for this long: the message goes to the customer's next binding."""
@@ -89,6 +92,7 @@ class WebchatAdapter:
         Raises:
             RecipientUnreachable: the address is no session of ours.
             MessageRejected: longer than `TEXT_MAX`, empty, or it has files.
+            LocalFault: the store did not answer in `APPEND_S`; saying it again shows it once.
         """
         session = message.to.value
         if message.to.channel is not Channel.CHAT or not SESSION_FORM.fullmatch(session):
@@ -100,7 +104,11 @@ class WebchatAdapter:
         if not message.content.text.strip():
             raise MessageRejected("empty", "there is no text to show")
         entry = entry_of(message, self._tools.clock.now())
-        number = await self._tools.store.append(outbox_key(session), entry.encode(), OUTBOX_TTL_S)
+        try:
+            async with asyncio.timeout(APPEND_S):
+                number = await self._tools.store.append(outbox_key(session), entry.encode(), OUTBOX_TTL_S)
+        except TimeoutError as late:
+            raise LocalFault("the store did not take the message in time") from late
         return Receipt(vendor_ids=(f"{session}:{number}",))
 
     async def receive(self, webhook: Webhook) -> Received:
