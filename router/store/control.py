@@ -1,5 +1,6 @@
 """What the control plane keeps: gates, forced failovers, the pace of each target."""
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping
 
@@ -63,9 +64,12 @@ class Control:
         waiting = []
         for identity in vendor_ids:
             key = keys.vendor_id(endpoint, identity)
-            await self.redis.call("HSET", key, "token", token)
-            await self.redis.call("EXPIRE", key, 7 * 24 * 3600)
-            early = await self.redis.call("HGET", key, "early")
+            # One round trip: what begins in one tick is asked in this order.
+            _, _, early = await asyncio.gather(
+                self.redis.call("HSET", key, "token", token),
+                self.redis.call("EXPIRE", key, 7 * 24 * 3600),
+                self.redis.call("HGET", key, "early"),
+            )
             if early:
                 waiting.append(str(early))
         return waiting
