@@ -244,19 +244,6 @@ async def test_a_full_window_writes_nothing(desk: Desk, monkeypatch: pytest.Monk
     await asyncio.gather(*two, return_exceptions=True)
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [(Fault.ERROR, EndpointUnavailable), (Fault.THROTTLE, Throttled), (Fault.DROP_AFTER_ACCEPT, OutcomeUnknown)],
-)
-async def test_a_fault_on_the_wire_becomes_its_error(desk: Desk, fault: Fault, error: type[SendFailed]) -> None:
-    """Refused is certain, lost after the write is unknown."""
-    adapter = await desk.listen()
-    await desk.smsc.set_fault(fault)
-    with pytest.raises(error):
-        await adapter.send(say("hello"))
-    assert desk.texts == (["hello"] if error is OutcomeUnknown else [])
-
-
 async def test_an_unanswered_submit_is_unknown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within `io_s` (five seconds; less here), while enquire_link is still answered."""
     monkeypatch.setattr("channels.sms.smpp.IO_S", 0.5)
@@ -328,37 +315,6 @@ async def test_a_text_of_which_a_part_was_taken_is_unknown(desk: Desk, monkeypat
     assert len(taken) == 2
 
 
-async def test_a_refused_first_segment_is_certain(desk: Desk) -> None:
-    """Nothing else was written, so the whole text may go elsewhere at once."""
-    adapter = await desk.listen()
-    await desk.smsc.set_fault(Fault.THROTTLE)
-    with pytest.raises(Throttled) as refused:
-        await adapter.send(say("a" * 500))
-    assert refused.value.retry_after_s > 0
-
-
-@pytest.mark.parametrize(
-    ("text", "to", "error"),
-    [
-        ("hello", "+1555abc", RecipientUnreachable),
-        ("hello", "", RecipientUnreachable),
-        ("hello", "+" + "1" * 20, RecipientUnreachable),
-        ("", "+15550100", MessageRejected),
-        ("\x00\x07", "+15550100", MessageRejected),
-        ("a" * 1531, "+15550100", MessageRejected),
-        ("x" * 1_000_000, "+15550100", MessageRejected),
-    ],
-)
-async def test_what_cannot_be_sent_is_refused_before_it_is_written(
-    desk: Desk, text: str, to: str, error: type[SendFailed]
-) -> None:
-    """Our own check: no evidence against the endpoint."""
-    adapter = await desk.listen()
-    with pytest.raises(error):
-        await adapter.send(say(text, to))
-    assert desk.texts == []
-
-
 @pytest.mark.parametrize(
     ("status", "error"),
     [
@@ -404,15 +360,6 @@ async def test_a_refused_credential_calls_for_a_person(desk: Desk, wrong: dict[s
         with pytest.raises(EndpointMisconfigured) as refused:
             await attempt
         assert "wrong" not in str(refused.value) + str(apart.value) + desk.reports[0].words
-
-
-async def test_a_probe_where_nobody_listens_binds_for_itself(desk: Desk) -> None:
-    """The supervisor asks from a process that holds no bind."""
-    adapter = desk.adapter()
-    await adapter.probe()
-    await desk.smsc.set_fault(Fault.REFUSE)
-    with pytest.raises(EndpointUnavailable, match="connect_refused"):
-        await adapter.probe()
 
 
 async def test_a_refusing_centre_is_reported_and_found_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,52 +495,6 @@ async def test_an_expiry_goes_with_the_message(desk: Desk) -> None:
     adapter = await desk.listen()
     await adapter.send(say("soon", expires_at=time.time() + 3_661.5))
     assert desk.journal.entries[-1].details["validity_period"] in ("000000010101000R", "000000010100000R")
-
-
-@pytest.mark.parametrize("text", ["hello", "Привет", "€" * 50, "a long story, " * 30, "длинный " * 40])
-async def test_a_customer_is_heard(desk: Desk, text: str) -> None:
-    """Once, whole, with the number in E.164."""
-    await desk.listen()
-    await desk.smsc.write("+15550123", text)
-    await until(lambda: bool(desk.words))
-    await asyncio.sleep(0.05)
-    (event,) = desk.events
-    assert isinstance(event, InboundMessage)
-    assert (event.text, event.sender, event.recipient) == (text, Address(Channel.SMS, "+15550123"), "+15550199")
-
-
-@pytest.mark.parametrize("text", ["hello", "a long story, " * 30])
-async def test_nothing_is_acknowledged_before_it_is_durable(desk: Desk, text: str) -> None:
-    """Our store fails twice; the message centre comes again; it is accepted once."""
-    await desk.listen()
-    desk.refuse = 2
-    await desk.smsc.write("+15550123", text)
-    await until(lambda: bool(desk.words))
-    await asyncio.sleep(0.05)
-    assert desk.words == [text]
-
-
-@pytest.mark.parametrize("text", ["yes", "a long story, " * 30])
-async def test_an_accept_that_failed_after_all_makes_no_second_message(desk: Desk, text: str) -> None:
-    """It was durable, only the store's answer was lost: what comes again has the same vendor id."""
-    await desk.listen()
-    accept = desk.accept
-
-    async def accept_then_fail(event: Event) -> Accepted:
-        await accept(event)
-        if len(desk.events) == 1:
-            raise LocalFault("the store's answer was lost")
-        return Accepted()
-
-    inbound = desk.adapters[0]._inbound
-    assert inbound is not None
-    inbound._accept = accept_then_fail
-    await desk.smsc.write("+15550123", text)
-    await until(lambda: len(desk.events) == 2)
-    first, second = desk.events
-    assert isinstance(first, InboundMessage)
-    assert isinstance(second, InboundMessage)
-    assert (first.vendor_id, first.text) == (second.vendor_id, text)
 
 
 async def test_an_answer_that_was_lost_makes_no_second_message(desk: Desk) -> None:

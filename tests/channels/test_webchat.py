@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from channels.chat.session import BEAT_KEY, HasDoor, OutboxEntry, new_session, outbox_key, read_session, sign_session
+from channels.chat.session import HasDoor, OutboxEntry, new_session, outbox_key, read_session, sign_session
 from channels.chat.webchat import TEXT_MAX, WebchatAdapter, WebchatSettings
-from channels.errors import EndpointUnavailable, MessageRejected, RecipientUnreachable, WebhookRefused
-from channels.messages import Address, Channel, Content, File, Kind, Line, Matter, OutboundMessage, Webhook
+from channels.messages import Address, Channel, Content, Kind, Line, Matter, OutboundMessage
 from channels.tools import Tools
 from health.report import EndpointId
 
@@ -89,45 +88,10 @@ async def test_a_notice_has_no_author_and_a_stranger_speaks_for_the_organisation
     assert authors == ["", "Example Shop"]
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "reason"),
-    [
-        ({"content": Content("x" * (TEXT_MAX + 1))}, MessageRejected, "too_long"),
-        ({"content": Content("  ")}, MessageRejected, "empty"),
-        ({"content": Content("x", files=(File("0" * 64, "a", "b", 1),))}, MessageRejected, "files_unsupported"),
-        ({"to": Address(Channel.CHAT, "../etc")}, RecipientUnreachable, "no_such_session"),
-        ({"to": Address(Channel.SMS, "+12025550100")}, RecipientUnreachable, "no_such_session"),
-    ],
-)
-async def test_what_it_cannot_show_is_refused_and_leaves_nothing(adapter, store, change, error, reason):
-    with pytest.raises(error) as raised:
-        await adapter.send(message(new_session(), **change))
-    assert raised.value.reason == reason
-    assert not store.lists
-
-
 async def test_the_longest_text_fits_into_a_frame(adapter, store):
     session = new_session()
     await adapter.send(message(session, content=Content("\N{GRINNING FACE}" * TEXT_MAX)))
     assert len(store.lists[outbox_key(session)][0].encode()) < 64 * 1024
-
-
-async def test_the_probe_passes_while_a_web_process_beats_or_none_ever_did(adapter, store):
-    await adapter.probe()
-    store.values[BEAT_KEY] = str(time.time())
-    await adapter.probe()
-
-
-async def test_the_probe_fails_when_the_last_web_process_died(adapter, store):
-    store.values[BEAT_KEY] = str(time.time() - 60)
-    with pytest.raises(EndpointUnavailable) as raised:
-        await adapter.probe()
-    assert raised.value.reason == "no_web_process"
-
-
-async def test_it_takes_no_webhooks(adapter):
-    with pytest.raises(WebhookRefused):
-        await adapter.receive(Webhook("POST", "http://x", "", {}, {}, b""))
 
 
 def test_a_session_is_read_back_from_its_token_alone():
