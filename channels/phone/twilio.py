@@ -11,6 +11,7 @@ said before a key is pressed. Twilio asks, abridged (twilio.com/docs/voice/twiml
     status    ..&CallStatus=completed&AnsweredBy=human                                       the call is over
 """
 
+import asyncio
 import re
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from channels.contract import Capabilities
-from channels.errors import MessageRejected, RecipientUnreachable, WebhookRefused
+from channels.errors import LocalFault, MessageRejected, RecipientUnreachable, WebhookRefused
 from channels.messages import (
     About,
     Address,
@@ -39,6 +40,8 @@ from channels.tools import Tools
 from channels.twilio import IO_S, TwilioAccount, TwilioSettings
 from channels.wire import twiml
 
+STORE_S = 1.0
+"""For the store to keep what a call is to say, before it is placed."""
 TEXT_MAX = 3000
 """Characters: about four minutes of speech."""
 RING_S = 20
@@ -95,7 +98,7 @@ class TwilioVoiceAdapter:
             channel=Channel.PHONE,
             provider="twilio-voice",
             text_max=TEXT_MAX,
-            io_s=IO_S,
+            io_s=IO_S + STORE_S,
             receipts=True,
             echoes_token=True,
             rate_per_s=settings.rate_per_s or 1.0,  # Twilio's default: one call begun a second
@@ -109,7 +112,10 @@ class TwilioVoiceAdapter:
         return self._capabilities
 
     async def send(self, message: OutboundMessage) -> Receipt:
-        """Place a call. It occupies its leg until its final status, at most 600 s."""
+        """Place a call. It occupies its leg until its final status, at most 600 s.
+
+        Raises from SendFailed, or LocalFault: also when the store did not answer in `STORE_S`; nobody was called.
+        """
         if message.to.channel is not Channel.PHONE or not _E164.fullmatch(message.to.value):
             raise RecipientUnreachable("invalid_number", "not a phone number in international format")
         if not clean_text(message.content.text).strip():
@@ -128,7 +134,11 @@ class TwilioVoiceAdapter:
             "Timeout": str(RING_S),
             "TimeLimit": str(CALL_S),
         }
-        await self._tools.store.put(f"say:{message.token}", Saying.of(message).encoded(), SAYING_TTL_S)
+        try:
+            async with asyncio.timeout(STORE_S):
+                await self._tools.store.put(f"say:{message.token}", Saying.of(message).encoded(), SAYING_TTL_S)
+        except TimeoutError as late:
+            raise LocalFault("the store did not keep in time what the call is to say") from late
         sid = await self._account.create("Calls", form)
         return Receipt(vendor_ids=(sid,), occupied_s=OCCUPIED_S)
 

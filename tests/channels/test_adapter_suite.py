@@ -46,7 +46,9 @@ def test_an_exemption_has_its_reason(table: Table, must: Must, row: Exempt) -> N
 @pytest.mark.parametrize("provider", sorted(set(SETTINGS_OF) | set(CHANNELS)))
 def test_every_provider_has_every_case(provider: str) -> None:
     """One table a provider; a case that is missing is named."""
-    (table,) = [table for table in TABLES if table.provider == provider]
+    tables = [table for table in TABLES if table.provider == provider]
+    assert len(tables) == 1, f"{provider} needs one table, listed in tests/channels/suite/tables.py"
+    table = tables[0]
     assert set(Must) - set(table.cases) - set(COMMON) == set()
     assert set(table.cases) & set(COMMON) == set()
     assert all(rows != () for rows in table.cases.values())

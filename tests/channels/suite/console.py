@@ -5,8 +5,7 @@ import pytest
 from channels.errors import MessageRejected, SendFailed
 from channels.messages import ReceiptState
 from tests.channels.suite.rows import Check, Hook, Must, Probe, Table, Taken, bare_webhook, exempt
-from tests.channels.suite.stage import Stage, closed_port
-from tests.channels.suite.webchat import store_at
+from tests.channels.suite.stage import Stage, closed_port, store_at
 
 NO_WIRE = exempt("no vendor and no wire stands between the transcript and the page that shows it")
 NO_INBOUND = exempt("agents write through the API, never to this adapter: tests/router/web")

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -338,3 +338,10 @@ async def closed_port(stage: Stage) -> int:
     holder.bind(("127.0.0.1", 0))
     port: int = holder.getsockname()[1]
     return port
+
+
+def store_at(stage: Stage, port: int) -> None:
+    """Put the endpoint's store at this port."""
+    client = connect(f"redis://127.0.0.1:{port}")
+    stage.at_end.push_async_callback(client.aclose)
+    stage.tools = replace(stage.tools, store=RedisAdapterStore(Pipelined(client), stage.tools.endpoint))

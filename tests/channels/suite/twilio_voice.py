@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from channels.errors import MessageRejected, RecipientUnreachable
+from channels.errors import LocalFault, MessageRejected, OutcomeUnknown, RecipientUnreachable
 from channels.messages import ReceiptState
 from channels.sandbox.twilio import Call, TwilioVoiceVendor
+from channels.sandbox.vendor import Fault
 from tests.channels.suite.rows import Check, Inbound, Must, Receipted, Send, Table, Taken, TextMax
-from tests.channels.suite.stage import WORDS, Stage, until
-from tests.channels.suite.twilio import CUSTOMER, FAULTS, SECRET, bad_hooks
+from tests.channels.suite.stage import WORDS, Stage, silent_port, store_at, until
+from tests.channels.suite.twilio import CUSTOMER, FAULTS, SECRET, SHORT, bad_hooks
 
 STEP = {"CallSid": "CA" + "1" * 32, "Direction": "inbound", "From": CUSTOMER, "SpeechResult": "Hi"}
 
@@ -53,6 +54,12 @@ def _hears(said: str, heard: str) -> Check:
     return Check(run, label="heard")
 
 
+async def _hang_the_store(stage: Stage) -> Mapping[str, object]:
+    stage.monkeypatch.setattr("channels.phone.twilio.STORE_S", 0.2)
+    store_at(stage, await silent_port(stage))
+    return {}
+
+
 HOSTILE = '</Say><Dial>+19005550100</Dial> &amp; "quoted"'
 TABLE = Table(
     provider="twilio-voice",
@@ -71,6 +78,10 @@ TABLE = Table(
     cases={
         **FAULTS,
         **bad_hooks(STEP, "CallSid", path="answer", query="?n=1"),
+        Must.HANG: (
+            Send(label="vendor", fault=Fault.HANG, bounds=SHORT, raises=OutcomeUnknown, reason="read_timeout"),
+            Send(label="store", arrange=_hang_the_store, raises=LocalFault),
+        ),
         Must.TAKEN: (Send(), _hears(WORDS, WORDS)),
         Must.EMPTY_TEXT: Send(message={"text": " \n"}, raises=MessageRejected),
         Must.TEXT_OVER_MAX: TextMax(),

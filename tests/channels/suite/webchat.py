@@ -2,15 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
 from channels.chat.session import BEAT_KEY, OutboxEntry, outbox_key
 from channels.errors import EndpointUnavailable, LocalFault, MessageRejected, RecipientUnreachable, SendFailed
 from channels.messages import File
-from router.store.adapter_store import RedisAdapterStore
-from router.store.redis import Pipelined, connect
 from tests.channels.suite.rows import (
     Bounds,
     Check,
@@ -25,18 +22,11 @@ from tests.channels.suite.rows import (
     exempt,
     shorten,
 )
-from tests.channels.suite.stage import TOKEN, Stage, closed_port, silent_port
+from tests.channels.suite.stage import TOKEN, Stage, closed_port, silent_port, store_at
 
 SESSION = "0123456789abcdef" * 2
 NO_VENDOR = exempt("the only thing behind it is our own store, whose faults are ours: see the rows of hang and refused")
 NO_INBOUND = exempt("browsers write over their WebSocket, in the web role: tests/router/web_chat")
-
-
-def store_at(stage: Stage, port: int) -> None:
-    """Put the endpoint's store at this port."""
-    client = connect(f"redis://127.0.0.1:{port}")
-    stage.at_end.push_async_callback(client.aclose)
-    stage.tools = replace(stage.tools, store=RedisAdapterStore(Pipelined(client), stage.tools.endpoint))
 
 
 async def _outbox(stage: Stage, session: str = SESSION) -> list[OutboxEntry]:
