@@ -179,6 +179,8 @@ local function take_off(S, message)
 end
 
 local RECEIPT_RANK = {[''] = 0, unknown = 1, sent = 2, undelivered = 3, unconfirmed = 3, delivered = 4, read = 5}
+local SAID = {sent = true, delivered = true, read = true}
+local UNSAID = {queued = true, parked = true, failed = true, expired = true, undelivered = true, cancelled = true}
 
 -- Came back after it was sent: out again on the next binding where that is allowed, else its sender is told.
 local function send_back(S, message, At, state, said)
@@ -223,17 +225,34 @@ local function hear_receipt(S, message, At, came, said)
       state = came
       journal('message.changed', S.c, message, At.ep, {st = state, r = 'late_receipt', s = S.s})
     end
-  elseif state == 'queued' and redis.call('LINDEX', P .. 'q:' .. S.id, 0) == message and was == 'unknown' then
-    set_state(message, came, '')
+  elseif UNSAID[state] and came ~= 'unconfirmed' then
+    -- We gave it up, or wait for another way, and it was heard after all.
+    if redis.call('LINDEX', P .. 'q:' .. S.id, 0) == message then want_plan(S, '') end
     take_off(S, message)
-    want_plan(S, '')
+    set_state(message, came, '')
     state = came
+    journal('message.changed', S.c, message, At.ep, {st = state, r = 'late_receipt', s = S.s})
   elseif (RECEIPT_RANK[came] or 0) > (RECEIPT_RANK[state] or 9) then
     set_state(message, came, '')
     state = came
     journal('message.changed', S.c, message, At.ep, {st = state, s = S.s})
   end
   return state
+end
+
+-- A receipt for an attempt before this one came meanwhile: it has been said. Answers whether that is so.
+local function said_before(S, message, number)
+  local best = nil
+  for n = 1, number - 1 do
+    local earlier = read_attempt(message, n)
+    if earlier and SAID[earlier.o] and (not best or RECEIPT_RANK[earlier.o] > RECEIPT_RANK[best.o]) then best = earlier end
+  end
+  if not best then return false end
+  set_state(message, best.o, '')
+  redis.call('HDEL', P .. 'm:' .. message, 'uk', 'na')
+  take_off(S, message)
+  journal('message.changed', S.c, message, best.ep, {st = best.o, r = 'late_receipt', s = S.s})
+  return true
 end
 
 -- The receipt that came while the attempt was still open.
@@ -270,6 +289,8 @@ local function become_unknown(S, A, reason)
   local message = S.m
   release(S)
   hear_early(S, message, A)
+  if SAID[A.o] then return end
+  said_before(S, message, A.n)
 end
 
 -- An attempt whose deadline ran out belongs to nobody any more.

@@ -61,18 +61,11 @@ local function not_taken(S, O, At)
     set_state(O.m, 'cancelled', 'superseded')
     return
   end
+  if said_before(S, O.m, At.n) then return end
   local unsure = false
   for n = 1, At.n - 1 do
     local earlier = read_attempt(O.m, n)
     if earlier and earlier.o == 'unknown' then unsure = true end
-    if earlier and (RANK[earlier.o] or 0) >= RANK.sent then
-      -- A receipt for the earlier attempt came while this one was open: it is said.
-      set_state(O.m, earlier.o, '')
-      redis.call('HDEL', key, 'uk', 'na')
-      if redis.call('LREM', P .. 'q:' .. S.id, 1, O.m) == 1 then hold(S, 0) end
-      journal('message.changed', S.c, O.m, earlier.ep, {st = earlier.o, r = 'late_receipt', s = S.s})
-      return
-    end
   end
   set_state(O.m, unsure and 'unknown' or 'queued', O.r)
   if O.o == 'returned' then

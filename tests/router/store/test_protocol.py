@@ -451,3 +451,43 @@ async def test_a_reopened_conversation_knows_its_vendor_ids_for_as_long_as_it_is
     await desk.hear("me again", key="email/support:2", reopen=True)
     assert await desk.store.redis.call("PTTL", "tl:{s0}:nk:email/support:1") == -1
     assert (await desk.hear("hello", key="email/support:1")).message_id == first.message_id
+
+
+async def test_what_was_given_up_for_want_of_a_receipt_is_heard_when_the_receipt_comes_late(desk):
+    await desk.open()
+    message, follow = await desk.say("one"), await desk.say("two")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "sent", receipt_due_at=desk.now + 30)
+    await desk.store.receipt(leased.token, "undelivered", reason="no_receipt")
+    (facts,) = await desk.store.plan(0, 10)
+    await desk.store.rebind(0, [Park(desk.conversation, SideName.CUSTOMER, facts.epoch, desk.now + 600, "undelivered")])
+    await desk.store.receipt(leased.token, "delivered")
+    assert await desk.state(message) == "delivered"
+    (leased,) = await desk.lease()
+    assert leased.message_id == follow, "it holds up nobody any more"
+
+
+async def test_what_failed_in_doubt_is_delivered_once_its_receipt_comes(desk):
+    await desk.open()
+    message = await desk.say("one", expires_in=20)
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "unknown")
+    desk.advance(61)
+    assert await desk.lease() == []
+    assert await desk.state(message) == "failed"
+    await desk.store.receipt(leased.token, "delivered")
+    assert await desk.state(message) == "delivered"
+
+
+async def test_a_receipt_for_the_first_attempt_ends_the_doubt_about_the_second(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (first,) = await desk.lease()
+    await desk.settle(first, "unknown")
+    desk.advance(61)
+    (second,) = await desk.lease()
+    await desk.store.receipt(first.token, "delivered")
+    await desk.settle(second, "unknown")
+    assert await desk.state(message) == "delivered"
+    desk.advance(120)
+    assert await desk.lease() == []
