@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from aiohttp import web
+
 from channels.errors import (
     EndpointMisconfigured,
     EndpointUnavailable,
@@ -27,7 +29,7 @@ from tests.channels.suite.rows import (
     bare_webhook,
     exempt,
 )
-from tests.channels.suite.stage import WORDS, Stage, babbling_port
+from tests.channels.suite.stage import WORDS, Stage, babbling_port, closed_port, serving
 
 BAD = "a\r\nBcc: x@example.org\x00"
 SHORT = Bounds(
@@ -51,6 +53,28 @@ async def _taken(stage: Stage) -> list[Taken]:
 
 async def _babble(stage: Stage) -> Mapping[str, object]:
     return {"port": await babbling_port(stage)}
+
+
+async def _refused_tokens(stage: Stage) -> Mapping[str, object]:
+    """A token server that refuses our refresh token, and a mailbox at which nobody answers."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        form = dict(await request.post())
+        assert form["refresh_token"] == "the-refresh-token-nobody-may-see"
+        return web.json_response({"error": "invalid_grant", "error_description": str(form)}, status=400)
+
+    tokens = {
+        "token_url": await stage.at_end.enter_async_context(serving(refuse)),
+        "client_id": "throughline",
+        "client_secret": "the-client-secret-nobody-may-see",
+        "refresh_token": "the-refresh-token-nobody-may-see",
+    }
+    mailbox = {"host": "127.0.0.1", "port": await closed_port(stage), "tls": "none", "username": "support"}
+    return {
+        "password": None,
+        "oauth2": tokens,
+        "imap": {**mailbox, "password": "the-mailbox-password-nobody-may-see"},
+    }
 
 
 async def _small_mailbox(stage: Stage) -> Mapping[str, object]:
@@ -129,6 +153,12 @@ TABLE = Table(
                 settings={"password": "another-password-nobody-may-see"},
                 raises=EndpointMisconfigured,
                 reason="smtp_535",
+            ),
+            Send(
+                label="refresh token",
+                arrange=_refused_tokens,
+                raises=EndpointMisconfigured,
+                reason="oauth_refused",
             ),
             Send(label="no STARTTLS", settings={"tls": "starttls"}, raises=EndpointMisconfigured),
         ),
