@@ -236,6 +236,8 @@ class ChatHub:
         while True:
             if isinstance(self.store, Listenable):
                 listening = asyncio.create_task(self._hear(self.store))
+                # A hub that stops while Redis goes reads its fault nowhere else, and asyncio would complain of it.
+                listening.add_done_callback(lambda task: task.cancelled() or task.exception())
                 try:
                     await asyncio.wait({listening})
                 finally:
