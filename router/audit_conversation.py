@@ -156,7 +156,7 @@ class Examination:
         if row.get("op") == "1":
             if row.get("hd") != "1" and not page.listed_open:
                 self._say(0, "an open conversation is not listed as open: nobody sees it", "", WAKE)
-            if not page.listed_of_customer:
+            if row.get("hd") != "1" and not page.listed_of_customer:
                 self._say(0, "an open conversation is not among its customer's: replies do not find it")
         elif page.listed_open or not page.listed_closed:
             self._say(0, "a closed conversation is not listed as closed: it is never archived")
