@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -479,9 +480,13 @@ def _is_flagged(entry: Entry) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below the ports that outgoing connections take for themselves: it is bound a moment later, not now."""
+    for _ in range(100):
+        port = random.randrange(15_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port in a hundred tries")
 
 
 @contextlib.asynccontextmanager
@@ -491,7 +496,7 @@ async def open_world(
     """A world that runs, every endpoint up; it must end well by itself where a story does not say so."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    ports = {name: 0 for name in SandboxSettings.model_fields if name.endswith("_port")}
+    ports = {name: 0 for name in SandboxSettings.model_fields if name.endswith("_port")} | {"lmtp_port": _free_port()}
     sandbox = Sandbox(SandboxSettings(router_url=url, **ports))
     await sandbox.start()
     quick: dict[str, Any] = {"hold_s": 2.0, "ramp_s": 3.0, "ramp_successes": 2, "recovery_probes": 2}
