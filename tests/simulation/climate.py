@@ -20,11 +20,23 @@ CAPABILITIES = {
         Channel.CHAT, "console", 100_000, 5.0, idempotent=True, rate_per_s=1000.0, hold_s=0.0
     ),
     CHAT: Capabilities(
-        Channel.CHAT, "webchat", 10_000, 5.0, receipts=True, receipt_due_s=30.0, idempotent=True, hold_s=5.0
+        Channel.CHAT,
+        "webchat",
+        10_000,
+        5.0,
+        receipts=True,
+        receipt_due_s=30.0,
+        echoes_token=True,
+        idempotent=True,
+        hold_s=5.0,
     ),
     SMS: Capabilities(Channel.SMS, "smpp", 1_500, 5.0, receipts=True, hold_s=30.0, price=Decimal("0.01")),
-    BACKUP: Capabilities(Channel.SMS, "twilio-sms", 1_500, 5.0, receipts=True, hold_s=60.0, price=Decimal("0.02")),
-    MAIL: Capabilities(Channel.EMAIL, "smtp", 100_000, 5.0, threads=True, receipts=True, hold_s=60.0),
+    BACKUP: Capabilities(
+        Channel.SMS, "twilio-sms", 1_500, 5.0, receipts=True, echoes_token=True, hold_s=60.0, price=Decimal("0.02")
+    ),
+    MAIL: Capabilities(
+        Channel.EMAIL, "smtp", 100_000, 5.0, threads=True, receipts=True, echoes_token=True, hold_s=60.0
+    ),
 }
 
 

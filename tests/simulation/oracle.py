@@ -48,11 +48,17 @@ def _promise_kept(said: Said, takes: list[Taken], talk: Talk, world: World) -> l
         return [f"{said.key} was said to {strangers[0].place} over {strangers[0].endpoint}, a stranger"]
     if said.state in {"delivered", "read"}:
         return [] if any(one.delivered for one in takes) else [f"{said.key} is {said.state}, but nobody delivered it"]
+    if any(one.told for one in takes):
+        return [f"{said.key} ({said.message_id}) is {said.state}, although its vendor told us that it was delivered"]
     if said.state == "sent":
         return [] if takes else [f"{said.key} ({said.message_id}) is sent, but no vendor ever took it"]
     if said.state in VISIBLY_ENDED:
         return [] if said.reason or said.state in {"expired", "cancelled"} else [f"{said.key} ended without a reason"]
-    if said.state in {"parked", "queued"} and said.to == "c" and talk.conversation_id in world.hopeless():
+    if (
+        said.state in {"parked", "queued", "unknown"}
+        and said.to == "c"
+        and f"{talk.conversation_id}:c" in world.hopeless()
+    ):
         return []
     return [f"{said.key} ({said.message_id}) is {said.state} {said.reason} after everything is quiet"]
 

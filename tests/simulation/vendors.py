@@ -45,6 +45,8 @@ class Taken:
     """It reached the person; else it was lost silently, or bounced."""
     shown: bool = True
     """False: the vendor knows the message id already and shows it once."""
+    told: bool = False
+    """We answered its receipt that it was delivered."""
 
 
 @dataclass(slots=True)
@@ -65,16 +67,17 @@ class Vendor:
     capabilities: Capabilities
     loop: VirtualLoop
     rng: Random
-    post: Callable[[ReceiptEvent], None]
+    post: Callable[[ReceiptEvent, Taken], None]
     """Calls our webhook, until we say that it is durable."""
     weather: list[Weather] = field(default_factory=list)
     journal: list[Taken] = field(default_factory=list)
-    echoes_token: bool = True
     calm_from: float = float("inf")
     stop_at_commit: float = 0.0
     """The share of sends during which the sender is stopped right at the commit point."""
     nobody_at: set[str] = field(default_factory=set)
     """Addresses that it said nobody is at."""
+    said_no: set[str] = field(default_factory=set)
+    """Ids of messages that it refused, or took and gave no timely receipt for."""
     _ids: int = 0
 
     def mode(self) -> str:
@@ -101,18 +104,21 @@ class Vendor:
         vendor_id = f"{self.endpoint}#{self._ids}"
         known = self.capabilities.idempotent and any(one.message_id == message.message_id for one in self.journal)
         delivered = mode not in {"loses", "bounces"}
-        self.journal.append(
+        taken = (
             Taken(
                 self.loop.time(), self.endpoint, str(message.to), message.message_id, message.token, message.kind,
                 message.content.text, message.possible_duplicate, message.late, message.expires_at or 0.0, delivered,
                 not known,
             )
         )  # fmt: skip
+        self.journal.append(taken)
+        if self.capabilities.receipt_due_s is not None or not delivered:
+            self.said_no.add(message.message_id)
         if self.capabilities.receipts and mode not in {"loses", "deaf"}:
-            self._tell(message, vendor_id, mode)
+            self._tell(message, vendor_id, mode, taken)
         return vendor_id
 
-    def _tell(self, message: OutboundMessage, vendor_id: str, mode: str) -> None:
+    def _tell(self, message: OutboundMessage, vendor_id: str, mode: str, taken: Taken) -> None:
         """Receipts: early, late, doubled, out of order, now and then never."""
         states = [ReceiptState.UNDELIVERED] if mode == "bounces" else [ReceiptState.DELIVERED]
         if states == [ReceiptState.DELIVERED] and self.rng.random() < 0.3:
@@ -127,12 +133,12 @@ class Vendor:
                     self.endpoint,
                     state,
                     self.loop.time() + delay,
-                    token=message.token if self.echoes_token else "",
+                    token=message.token if self.capabilities.echoes_token else "",
                     vendor_id=vendor_id,
                     reason="bounced" if state is ReceiptState.UNDELIVERED else "",
                     permanent=permanent,
                 )
-                PROCESS_OF_NOBODY.run(self.loop.call_later, delay, self.post, event)
+                PROCESS_OF_NOBODY.run(self.loop.call_later, delay, self.post, event, taken)
 
 
 class SimAdapter:
@@ -153,6 +159,7 @@ class SimAdapter:
             case "misconfigured":
                 raise EndpointMisconfigured("bad_credential", "bad credential")
             case "rejects":
+                vendor.said_no.add(message.message_id)
                 raise MessageRejected("too_large", "too large")
             case "unreachable":
                 vendor.nobody_at.add(str(message.to))

@@ -13,7 +13,7 @@ from unittest import mock
 import redis
 from pydantic import SecretStr
 
-from channels.messages import Address, Channel, ReceiptEvent
+from channels.messages import Address, Channel, ReceiptEvent, ReceiptState
 from health.monitor import Monitor
 from health.records import StatusRecord, fresh
 from health.report import Direction, EndpointId, Status, Transition
@@ -41,11 +41,11 @@ from router.store.store import Store
 from router.supervisor import Supervisor
 from tests.simulation.climate import CAPABILITIES, MAIL, Climate, draw_climate
 from tests.simulation.loop import EPOCH_S, Process, VirtualLoop
-from tests.simulation.people import Talk
+from tests.simulation.people import Said, Talk
 from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
-from tests.simulation.vendors import SimAdapter, Vendor
+from tests.simulation.vendors import SimAdapter, Taken, Vendor
 
-POLL_S = 3.0
+POLL_S, CALM_POLL_S = 4.0, 15.0
 """Between two looks where no bell rings: longer than in life, so that an hour takes seconds."""
 DRAIN_S = 2_400.0
 """After the last fault everything must have drained within this, on the virtual clock: 10 minutes for a person, 5 for
@@ -64,6 +64,10 @@ class Listened:
 
     def __init__(self, broken: list[str]) -> None:
         self.broken = broken
+
+    def bind(self, **_: object) -> "Listened":
+        """The same for everybody."""
+        return self
 
     def info(self, *_: object, **__: object) -> None:
         """Nothing to see."""
@@ -251,7 +255,7 @@ class World:
 
     async def _sweep(self, dispatch: Dispatcher, core: Core) -> None:
         while True:
-            await asyncio.sleep(self.rng.uniform(5.0, 15.0))
+            await asyncio.sleep(self.rng.uniform(10.0, 30.0))
             with contextlib.suppress(StoreUnavailable):
                 for endpoint in self.climate.endpoints:
                     await dispatch._sweep_endpoint(endpoint, CAPABILITIES[endpoint].receipt_due_s is not None)
@@ -274,7 +278,7 @@ class World:
                 await master.step(monitor, hands, pace)
             except StoreUnavailable:
                 await asyncio.sleep(1.0)
-            for _ in range(8):
+            for _ in range(24 if self.calm else 8):
                 await asyncio.sleep(self.rng.uniform(0.2, 0.8))
                 if await self._changed(core, seen):
                     break
@@ -314,16 +318,21 @@ class World:
     def _vendor(self, endpoint: EndpointId) -> Vendor:
         vendor = Vendor(endpoint, CAPABILITIES[endpoint], self.loop, self.rng, self._post)
         vendor.weather = self.climate.weather.get(endpoint, [])
-        vendor.echoes_token = self.rng.random() < 0.5
         vendor.stop_at_commit = self.climate.stop_at_commit
         return vendor
 
-    def _post(self, event: ReceiptEvent) -> None:
+    def _post(self, event: ReceiptEvent, taken: Taken) -> None:
         async def take(core: Core) -> object:
             desk = cast(Any, SimpleNamespace(say=lambda _: None))
             return await Reception(core, desk, cast(Any, None)).accept(event)
 
-        self.spawn(self.request(take))
+        async def post() -> None:
+            await self.request(take)
+            # By its own id of a message whose send nobody heard the end of, a vendor tells us nothing.
+            heard = event.token and event.state in {ReceiptState.DELIVERED, ReceiptState.READ}
+            taken.told = taken.told or bool(heard)
+
+        self.spawn(post())
 
     # The run.
 
@@ -354,7 +363,8 @@ class World:
 
     def _calm_down(self) -> None:
         self.calm = True
-        self.climate.line = faults = self.climate.line
+        sender.POLL_S = planner.POLL_S = CALM_POLL_S
+        faults = self.climate.line
         for name in ("killed_before", "killed_after", "request_lost", "answer_lost", "slow", "bell_lost"):
             setattr(faults, name, 0.0)
         self.server.away_until = 0.0
@@ -374,23 +384,33 @@ class World:
                     return
 
     def hopeless(self) -> set[str]:
-        """Conversations whose customer nobody may write to any more, or whom no vendor can reach."""
-        nobody = {place for vendor in self.vendors.values() for place in vendor.nobody_at}
+        """Customers' sides with a message that has no way: nobody may write there, is there, or takes this message."""
         return {
-            talk.conversation_id
-            for talk in self.talks
-            if all(place_of(one) in talk.refused or str(one.address) in nobody for one in talk.bindings)
+            f"{talk.conversation_id}:c" for talk in self.talks if any(self._has_no_way(one, talk) for one in talk.said)
         }
 
+    def _has_no_way(self, said: Said, talk: Talk) -> bool:
+        if said.to != "c" or not said.message_id:
+            return False
+        nobody = {place for vendor in self.vendors.values() for place in vendor.nobody_at}
+        return all(
+            place_of(one) in talk.refused
+            or str(one.address) in nobody
+            or said.message_class == "secret"
+            or all(said.message_id in self.vendors[home].said_no for home in talk.homes[place_of(one)])
+            for one in talk.bindings
+        )
+
     def left(self) -> list[str]:
-        """Sides that still have something to do, by due set, but for those whom nothing can reach."""
+        """Sides that still have something to do, by due set, but for those that wait for a way in vain."""
         found: list[str] = []
-        hopeless = {f"{one}:c" for one in self.hopeless()}
+        hopeless = self.hopeless()
         for key in self.server.client.scan_iter("tl:{s0}:d:*"):
+            due = str(key).rpartition(":d:")[2]
             found += [
-                f"{str(key).rpartition(':d:')[2]} {one}"
+                f"{due} {one}"
                 for one in self.server.client.zrange(str(key), 0, 50)
-                if one not in hopeless
+                if due != keys.PLAN or one not in hopeless
             ]
         return sorted(found)
 
