@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from router import cli_conversation, cli_doctor, cli_endpoint, cli_failover, cli_key, cli_roles, cli_status, cli_up
+from router import (
+    cli_bench,
+    cli_conversation,
+    cli_doctor,
+    cli_endpoint,
+    cli_failover,
+    cli_key,
+    cli_roles,
+    cli_status,
+    cli_up,
+)
 from router.cli_rim import SETTINGS_STATUS, Session, say_fault
 from router.domain.catalogues import WordingError
 from router.settings import SETTINGS_FILE, SETTINGS_VARIABLE, SettingsError
@@ -51,6 +61,7 @@ for command in (
     cli_conversation.conversation,
     cli_key.key,
     cli_endpoint.endpoint,
+    cli_bench.bench,
 ):
     throughline.add_command(command)
 

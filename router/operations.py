@@ -1,5 +1,6 @@
 """What ops staff see and do: endpoints, incidents, forced failovers with their previews."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -44,9 +45,10 @@ class EndpointState:
 
 async def affected_sides(core: Core, facts: Sequence[SideFacts], now: float) -> list[AffectedSide]:
     """Facts as a plan takes them, bindings read."""
+    people = await asyncio.gather(*(people_of(core, one) for one in facts))
     sides = []
-    for one in facts:
-        request = request_of(core, one, await people_of(core, one), now)
+    for one, bindings in zip(facts, people, strict=True):
+        request = request_of(core, one, bindings, now)
         sides.append(
             AffectedSide(
                 name=one.side,

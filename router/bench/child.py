@@ -6,8 +6,13 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
 
 ANSWER_WITHIN_S = 120.0
 LINE_MAX = 64 * 1024 * 1024
@@ -28,16 +33,29 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def cores() -> tuple[int | None, int | None]:
-    """A core for what all contenders share (Redis, provider, load) and one for the contender; None: no choice."""
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Who runs where; empty sets where there is no choice."""
+
+    every: frozenset[int]
+    shared: frozenset[int]
+    """What all contenders share: Redis, the provider, the load."""
+    own: frozenset[int]
+    """The contender's."""
+
+
+def choose_cores() -> Cores:
+    """The first core this process may use for what is shared, the second for the contender."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return (allowed[0], allowed[1]) if len(allowed) >= 2 else (None, None)
+    if len(allowed) < 2:
+        return Cores(frozenset(), frozenset(), frozenset())
+    return Cores(frozenset(allowed), frozenset(allowed[:1]), frozenset(allowed[1:2]))
 
 
-def pin(core: int | None) -> None:
-    """Run on this core only, as will what is started from here."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
+def pin(cores: frozenset[int]) -> None:
+    """Run on these cores only, as will what is started from here; on any, if none is named."""
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 def say(answer: Mapping[str, Any]) -> None:
@@ -65,7 +83,8 @@ async def serve_questions(answer: Callable[[Answer], Awaitable[Answer]]) -> None
     async for question in hear():
         try:
             say(await answer(question))
-        except Exception as error:  # the rim of a child: the parent raises it with all we know
+        except Exception as error:  # the rim of a child: the parent raises what we tell it
+            log.exception("question.broke", question=question.get("do"))
             say({"error": f"{type(error).__name__}: {error}"})
 
 
@@ -115,15 +134,17 @@ class Child:
 
 
 @asynccontextmanager
-async def child(folder: Path, module: str, *arguments: str, name: str = "", core: int | None = None) -> AsyncIterator[Child]:
-    """Run `python -m module arguments`; its standard error goes to `folder/name.log`, its settings come from nowhere."""
+async def child(
+    folder: Path, module: str, *arguments: str, name: str = "", cores: frozenset[int] = frozenset()
+) -> AsyncIterator[Child]:
+    """Run `python -m module arguments` on `cores`, standard error in `folder/name.log`, without anybody's settings."""
     name = name or module.rpartition(".")[2]
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("THROUGHLINE_", "PROMETHEUS_"))}
     with (folder / f"{name}.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *arguments,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, env=plain, limit=LINE_MAX,
-            preexec_fn=None if core is None else lambda: pin(core),
+            preexec_fn=lambda: pin(cores),
         )  # fmt: skip
     one = Child(process, name)
     try:

@@ -15,11 +15,18 @@ from pydantic import SecretStr
 
 from channels.messages import Accepted, Event
 from channels.sms.twilio import TwilioSmsSettings
+from health.report import EndpointId
 from router.bench.child import Answer, new_loop, serve_questions
 from router.bench.load import HERE, THERE, body, phone
 from router.dispatcher import Dispatcher
+from router.domain.conversation import SideName
+from router.domain.failover import plan_failover
+from router.domain.ids import new_id
+from router.operations import affected_sides, limits_of
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings
+from router.store.codec import Notice
+from router.store.store import BATCH_MAX, Rebind
 from router.switchboard import Switchboard
 from router.telemetry import configure_logging
 from router.web.app import build_app
@@ -32,6 +39,8 @@ PUBLIC_URL = "http://127.0.0.1:1"
 IN_FLIGHT = 32
 LOOK_EVERY_S = 0.004
 DRAIN_WITHIN_S = 100.0
+STORM_CALLS = 2
+"""Calls of 100 sides under way at a time: one is put together while the server runs the other."""
 _HEADERS = {
     "Authorization": "Basic " + b64encode(f"{ACCOUNT}:{AUTH_TOKEN}".encode()).decode(),
     "Accept": "application/json",
@@ -86,7 +95,11 @@ class Contender:
             case "bare":
                 answer = await self._bare(question["conversations"], question["each"])
             case "routed":
-                answer = await self._routed(question.get("left", 0))
+                answer = await self._routed(EndpointId(question["endpoint"]), question["left"])
+            case "storm":
+                answer = await self._storm(question["ids"], question["epoch"], EndpointId(question["to"]))
+            case "plan":
+                answer = await self._plan(question["ids"])
             case "bare-paced":
                 answer = await self._bare_paced(question["rate"], question["count"])
             case "dispatch":
@@ -127,12 +140,10 @@ class Contender:
 
     async def _bare_paced(self, rate: float, count: int) -> Answer:
         """An open loop: one POST each 1/rate s whatever the others do; when each was to begin, in monotonic ns."""
-        sending: list[asyncio.Task[None]] = []
-        async with _client() as http:
-            due: list[int] = []
+        due: list[int] = []
+        async with _client() as http, asyncio.TaskGroup() as group:
             async for number in paced(rate, count, due):
-                sending.append(asyncio.create_task(self._post(http, number, 0)))
-            await asyncio.gather(*sending)
+                group.create_task(self._post(http, number, 0))
         return {"due": due}
 
     def _dispatcher(self) -> Dispatcher:
@@ -140,18 +151,61 @@ class Contender:
         adapters = {endpoint: runtime.adapters[endpoint] for endpoint in (HERE, THERE)}
         return Dispatcher(runtime.core, runtime.switchboard, adapters, runtime.desk, worker_name("dispatch"))
 
-    async def _routed(self, left: int) -> Answer:
-        """Dispatch until no more than `left` sides have work here; every attempt that was begun is settled."""
+    async def _routed(self, endpoint: EndpointId, left: int) -> Answer:
+        """Dispatch until no more than `left` sides have work at `endpoint`; with 0 left, all is settled."""
         begun = time.perf_counter()
         dispatching = asyncio.create_task(self._dispatcher().run())
         try:
             async with asyncio.timeout(DRAIN_WITHIN_S):
-                while await self._runtime.store.due_count(HERE) > left:
+                while await self._runtime.store.due_count(endpoint) > left:  # noqa: ASYNC110 - another process's work
                     await asyncio.sleep(LOOK_EVERY_S)
             took_s = time.perf_counter() - begun
         finally:
             await _end(dispatching)
         return {"took_s": took_s}
+
+    async def _storm(self, ids: list[str], epoch: int, target: EndpointId) -> Answer:
+        """Begin a leg at `target` for every one of these conversations, a notice with each; how many did."""
+        now = time.time()
+        left = THERE if target == HERE else HERE
+        changes = [
+            Rebind(
+                identity,
+                SideName.CUSTOMER,
+                epoch,
+                target,
+                f"sms:{phone(number)}",
+                "failover",
+                Notice(new_id("m", 0, int(now * 1000)), "failover", left, now),
+                hold_s=5.0,
+            )
+            for number, identity in enumerate(ids)
+        ]
+        pages = iter([changes[start : start + BATCH_MAX] for start in range(0, len(changes), BATCH_MAX)])
+        moved = 0
+
+        async def rebind_pages() -> None:
+            nonlocal moved
+            for page in pages:
+                answers = await self._runtime.store.rebind(0, page)
+                moved += answers.count("ok")
+
+        begun = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(STORM_CALLS):
+                group.create_task(rebind_pages())
+        return {"took_s": time.perf_counter() - begun, "moved": moved}
+
+    async def _plan(self, ids: list[str]) -> Answer:
+        """Read what a plan needs of these sides and choose their routes, a page at a time, as the supervisor does."""
+        core, begun, moves = self._runtime.core, time.perf_counter(), 0
+        views = await core.views()
+        for start in range(0, len(ids), BATCH_MAX):
+            facts = await core.store.affected(0, [f"{identity}:c" for identity in ids[start : start + BATCH_MAX]])
+            now = core.clock.now()
+            plan = plan_failover(await affected_sides(core, facts, now), views, {}, now, limits_of(core))
+            moves += len(plan.moves)
+        return {"took_s": time.perf_counter() - begun, "moves": moves}
 
     async def _serve(self, *, durable: bool) -> Answer:
         """The web role's application on a free port; not durable: the same without Redis."""

@@ -32,6 +32,12 @@ def body(conversation: int, sequence: int) -> str:
     return mark + _FILL[: BODY_BYTES - len(mark)]
 
 
+def whose(text: str) -> int | None:
+    """The conversation a text says it belongs to."""
+    found = _MARK.search(text)
+    return int(found[1]) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Verified:
     """A journal read back."""
@@ -83,7 +89,7 @@ async def seed(
 
 
 async def accept_one(store: Store, identity: str, number: int, sequence: int, endpoint: EndpointId = HERE) -> None:
-    """Accept one message to the customer, with an idempotency key as clients give one; the first opens its conversation."""
+    """Accept one message to the customer, under an idempotency key; the first opens its conversation."""
     message = NewMessage(
         id=new_id("m", 0, int(time.time() * 1000)),
         side=SideName.CUSTOMER,
