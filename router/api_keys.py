@@ -19,6 +19,10 @@ KEYS_MAX = 1_000
 """Keys one deployment may have."""
 VERIFIED_MAX = 1_000
 """Verified keys remembered in this process, so that argon2 runs once a key and not once a request."""
+REMEMBERED_S = 900.0
+"""While Redis is away, a key that was good this short a while ago still is: what it may do then is little."""
+ANSWER_WITHIN_S = 1.5
+"""How long Redis is waited for where a key is remembered."""
 NAME_MAX = 80
 SESSION_TTL_S = 12 * 3600
 """A console session ends this long after its last use."""
@@ -75,6 +79,7 @@ class ApiKeys:
         self._redis = client
         self._prefix = prefix
         self._verified: OrderedDict[bytes, str] = OrderedDict()
+        self._remembered: OrderedDict[bytes, tuple[float, ApiKey]] = OrderedDict()
         self._waiting = 0
         self._verifying = asyncio.Semaphore(VERIFYING_MAX)
         # OWASP's smallest recommended parameters: the secret is 256 random bits, not a password that people chose.
@@ -105,15 +110,31 @@ class ApiKeys:
         return key_id, f"tl_{key_id}_{secret}"
 
     async def check(self, bearer: str) -> ApiKey | None:
-        """Whose key this is; None: malformed, unknown or revoked. Raises KeysUnavailable."""
+        """Whose key this is; None: malformed, unknown or revoked.
+
+        While Redis is away, whoever was let in here within a quarter of an hour still is. Raises KeysUnavailable.
+        """
         matched = _KEY.fullmatch(bearer)
         if matched is None:
             return None
         key_id, secret = matched.groups()
-        record = await self._read(self._record(key_id))
+        fingerprint = hashlib.sha256(bearer.encode()).digest()
+        since, known = self._remembered.get(fingerprint, (0.0, None))
+        reading = asyncio.ensure_future(self._read(self._record(key_id)))
+        if known is not None and time.monotonic() - since < REMEMBERED_S:
+            await asyncio.wait({reading}, timeout=ANSWER_WITHIN_S)
+            if not reading.done() or reading.exception() is not None:
+                reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+                return known
+        record = await reading
         if not record or not await self._proves(secret, record["hash"]):
+            self._remembered.pop(fingerprint, None)
             return None
-        return _key(key_id, record)
+        key = _key(key_id, record)
+        self._remembered[fingerprint] = (time.monotonic(), key)
+        while len(self._remembered) > VERIFIED_MAX:
+            self._remembered.popitem(last=False)
+        return key
 
     async def list(self) -> list[ApiKey]:
         """All keys, oldest first."""

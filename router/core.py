@@ -18,6 +18,7 @@ from router.domain.routing import EndpointView, Policy
 from router.domain.wording import Wording
 from router.failovers import read_failover
 from router.settings import Settings
+from router.spool import Spool
 from router.store import keys
 from router.store.control import Control
 from router.store.files import Files
@@ -74,6 +75,8 @@ class Core:
     wording: Wording
     clock: Clock
     capabilities: Mapping[EndpointId, Capabilities]
+    spool: Spool | None = None
+    """Where this process keeps what Redis cannot take now; None: it takes nothing from outside, or refuses it."""
     _views: _Views = field(default_factory=_Views)
 
     @property

@@ -60,6 +60,7 @@ class Dispatcher:
             group.create_task(self._hear_bells(senders, planner))
             group.create_task(planner.run())
             group.create_task(self._sweep(mine))
+            group.create_task(self.switchboard.empty_spool())
             for endpoint, adapter in mine.items():
                 group.create_task(senders[endpoint].run())
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "dispatch":

@@ -22,6 +22,7 @@ from router.domain.catalogues import overlay_catalogues, packaged_catalogues, pa
 from router.domain.wording import Wording
 from router.evidence_desk import EvidenceDesk
 from router.settings import Settings
+from router.spool import Spool
 from router.store.adapter_store import RedisAdapterStore
 from router.store.control import Control
 from router.store.files import Files
@@ -35,6 +36,8 @@ HTTP_CONNECTIONS_MAX = 200
 HTTP_TIMEOUT_S = 15.0
 """The rim for every HTTP call; adapters bound theirs tighter."""
 CLI_ROLE = "cli"
+SPOOLING_ROLES = frozenset({"web", "dispatch"})
+"""Roles that vendors and clients speak to; they run `Switchboard.empty_spool`."""
 
 
 class SystemClock:
@@ -145,6 +148,7 @@ async def open_runtime(settings: Settings, role: str, *, clock: Clock | None = N
             wording=wording,
             clock=used_clock,
             capabilities={endpoint: adapter.capabilities for endpoint, adapter in adapters.items()},
+            spool=Spool(settings.data_dir / "spool", role) if role in SPOOLING_ROLES else None,
         )
         try:
             yield Runtime(settings, role, core, Switchboard(core, desk), adapters, desk, ApiKeys(client, "tl"))

@@ -1,16 +1,19 @@
 """The use cases: everything a face, a vendor or a job may ask of the router."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from channels.errors import LocalFault
 from channels.messages import About, Accepted, Event, Matter
 from router.core import Conflict, Core, Invalid, NotFound, SwitchboardError
+from router.edge import EVENT, Draft, take_event
 from router.evidence_desk import EvidenceDesk
 from router.holding import Holding
 from router.journal_reader import JournalEntry, decisions_of, follow
 from router.operations import EndpointState, Operations
 from router.people_desk import PeopleDesk
 from router.reception import Reception
+from router.spool_records import load_event
 from router.store.redis import StoreUnavailable
 from router.talk import ConversationView, Page, Sent, Talk, Upload
 
@@ -46,19 +49,39 @@ class Switchboard(Talk, PeopleDesk, Operations):
         return self.core.organisation
 
     async def accept(self, event: Event) -> Accepted:
-        """Take an inbound message or a receipt; durable when it returns.
+        """Take an inbound message or a receipt; durable when it returns, in Redis or, while that is away, on our disk.
 
         Raises:
             LocalFault: we cannot take it now (Redis, disk); the vendor is to deliver it again.
         """
         try:
-            return await self._reception.accept(event)
+            # Our own chat's browsers say it again by themselves, and want to know in which conversation it stands.
+            if self.core.spool is None or self.core.capabilities[event.endpoint].provider == "webchat":
+                return await self._reception.accept(event)
+            return await take_event(self.core.spool, self.core.files, event, self._reception.accept)
         except (StoreUnavailable, OSError) as error:
             raise LocalFault(f"not taken: {error}") from error
 
     async def matter(self, about: About) -> Matter | None:
-        """The conversation a vendor's answer is about; None where nothing may be said of one."""
-        return await self._reception.matter(about)
+        """The conversation a vendor's answer is about; None where nothing may be said of one, or Redis is away."""
+        spool = self.core.spool
+        if spool is None:
+            return await self._reception.matter(about)
+        try:
+            return None if spool.away else await spool.within(self._reception.matter(about))
+        except StoreUnavailable:
+            return None
+
+    async def empty_spool(self) -> None:
+        """Have Redis take, once it is back, what it could not take; until cancelled. Nothing to do without a spool."""
+        if self.core.spool is not None:
+            await self.core.spool.run(self._take_spooled)
+
+    async def _take_spooled(self, kind: str, fields: dict[str, Any]) -> None:
+        if kind == EVENT:
+            await self._reception.accept(await load_event(fields, self.core.files))
+        else:
+            await self.put(Draft.load(fields))
 
     async def read_file(self, sha256: str) -> bytes:
         """A stored file's bytes. Raises NotFound."""

@@ -24,9 +24,11 @@ from router.domain.conversation import (
 from router.domain.ids import new_id, read_reference, shard_of
 from router.domain.journal import Decision, DecisionKind, judged, write_decision
 from router.domain.routing import Choice, RouteRequest, choose_route
+from router.edge import Draft, take_draft
 from router.planner import place_for
 from router.store.codec import Notice
 from router.store.keys import place as place_text
+from router.store.redis import StoreUnavailable
 from router.store.store import NewConversation, NewLeg, NewMessage, Rebind
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ LIST_MAX = 200
 FIELDS_MAX = 50
 FIELD_VALUE_MAX = 500
 KEY_MAX = 200
+REFERENCE_LENGTH = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Sent:
     sequence: int
     endpoint: EndpointId
     """Where it is expected to go."""
+    spooled: bool = False
+    """Redis is away: it is on our disk and gets its place once Redis is back; only then can it be refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,32 +103,57 @@ class Talk:
         expires_in_s: float | None = None,
         side: SideName = SideName.CUSTOMER,
     ) -> Sent:
-        """Accept a message to one side of an open conversation; durable when it returns.
+        """Accept a message to one side of an open conversation; durable when it returns, see `Sent.spooled`.
 
         Raises:
             NotFound, Conflict (closed; key used for other words; 1000 messages wait), Invalid, StoreUnavailable.
         """
-        identity = await self._resolve(conversation_id)
-        conversation = await self._conversation(identity)
-        content = await self._content(text, html, subject, files)
         now = self.core.clock.now()
-        chosen = message_class or conversation.message_class
-        message = NewMessage(
-            id=new_id("m", shard_of(identity), int(now * 1000)),
-            side=side,
-            kind=Kind.MESSAGE,
+        key = _api_key(author, idempotency_key)
+        content = await self._content(text, html, subject, files)
+        spool = self.core.spool
+        is_reference = len(conversation_id) == REFERENCE_LENGTH
+        if is_reference and spool is not None and spool.away:
+            raise StoreUnavailable("only Redis knows whose reference this is")
+        identity = await self._resolve(conversation_id)
+        draft = Draft(
+            conversation_id=identity,
+            message_id=new_id("m", shard_of(identity), int(now * 1000)),
+            content=content,
             author=author,
             author_name=author_name,
-            content=content,
+            natural_key=key,
+            message_class=message_class,
+            at=now,
+            expires_in_s=expires_in_s,
+            side=side,
+        )
+        if spool is None:
+            return await self.put(draft)
+        sent = await take_draft(spool, draft, self.put)
+        return sent or Sent(draft.message_id, identity, MessageState.QUEUED, False, 0, _NO, spooled=True)
+
+    async def put(self, draft: Draft) -> Sent:
+        """Give a message its place in its conversation, once. Raises as `send` does."""
+        identity = draft.conversation_id
+        conversation = await self._conversation(identity)
+        chosen = draft.message_class or conversation.message_class
+        message = NewMessage(
+            id=draft.message_id,
+            side=draft.side,
+            kind=Kind.MESSAGE,
+            author=draft.author,
+            author_name=draft.author_name,
+            content=draft.content,
             message_class=chosen,
-            expires_at=now + expires_in_s if expires_in_s else self.core.expiry(chosen, now),
+            expires_at=draft.at + draft.expires_in_s if draft.expires_in_s else self.core.expiry(chosen, draft.at),
             endpoint=EndpointId(""),
         )
         answer = await self.core.store.accept(
             identity,
             message,
-            natural_key=_api_key(author, idempotency_key),
-            said_hash=_said(identity, content),
+            natural_key=draft.natural_key,
+            said_hash=_said(identity, draft.content),
         )
         return _sent(answer.verdict, answer.message_id, answer.conversation_id, answer.sequence, answer.endpoint)
 
@@ -381,7 +411,7 @@ class Talk:
         return Content(text, html, subject, tuple(stored))
 
     async def _resolve(self, id_or_reference: str) -> str:
-        if len(id_or_reference) == 5:
+        if len(id_or_reference) == REFERENCE_LENGTH:
             found = await self.core.people.by_reference(read_reference(id_or_reference))
             if not found:
                 raise NotFound("unknown_conversation", "No conversation has this reference.")

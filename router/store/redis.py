@@ -1,6 +1,7 @@
 """The Redis client: each loop tick's calls in one pipeline, no retries, no cancelled commands."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, cast
@@ -9,11 +10,13 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 BATCH_MAX = 500
 SOCKET_TIMEOUT_S = 5.0
+CANNOT_TAKE = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|LOADING|BUSY|TRYAGAIN)\b")
+"""Refusals that pass: out of memory, disk full, a replica, no replica, loading. Nothing was written."""
 SCRIPTS = (
     "accept",
     "affected",
@@ -136,7 +139,7 @@ class Pipelined:
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue
-            if isinstance(answer, (RedisConnectionError, RedisTimeoutError)):
+            if isinstance(answer, (RedisConnectionError, RedisTimeoutError)) or _passes(answer):
                 future.set_exception(StoreUnavailable(f"Redis did not answer: {answer}"))
                 future.exception()
             elif isinstance(answer, Exception):
@@ -144,3 +147,9 @@ class Pipelined:
                 future.exception()
             else:
                 future.set_result(answer)
+
+
+def _passes(answer: object) -> bool:
+    if isinstance(answer, (OutOfMemoryError, ReadOnlyError)):  # redis-py takes these words off the text
+        return True
+    return isinstance(answer, ResponseError) and CANNOT_TAKE.search(str(answer)[:200]) is not None

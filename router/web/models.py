@@ -211,7 +211,7 @@ class NewMessage(Model):
 
 
 class SentMessage(Model):
-    """The message is durable and has its place in the order."""
+    """The message is durable; `durable` says where. In the store, it has its place in the order."""
 
     message_id: str
     conversation_id: str
@@ -221,6 +221,8 @@ class SentMessage(Model):
     sequence: int
     endpoint: str
     """Where it is expected to go; empty: nowhere now."""
+    durable: Literal["store", "spool"]
+    """`spool`, answered with 202: the store is away; the message gets its place, or is refused, once that is back."""
 
     @classmethod
     def of(cls, sent: Sent) -> Self:
@@ -231,6 +233,7 @@ class SentMessage(Model):
             duplicate=sent.duplicate,
             sequence=sent.sequence,
             endpoint=sent.endpoint,
+            durable="spool" if sent.spooled else "store",
         )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from router.web.models import JournalItem
+from router.web.models import JournalItem, SentMessage
 from router.web.models_people import Model, Nothing
 from router.web.problems import REASONS
-from router.web.routes import IDEMPOTENCY_HEADER, AnyRoute
+from router.web.routes import DEFERRED_STATUS, IDEMPOTENCY_HEADER, AnyRoute
 
 VERSION = "1"
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -91,6 +91,10 @@ def _operation(route: AnyRoute, schemas: Mapping[Any, Any]) -> dict[str, Any]:
             "default": _problem(),
         },
     }
+    if route.answer is SentMessage:
+        words = "The store is away: it is durable on the edge's disk, and gets its place once the store is back."
+        content = {"application/json": {"schema": answer}}
+        operation["responses"][str(DEFERRED_STATUS)] = {"description": words, "content": content}
     if route.body is not Nothing:
         body = schemas[(route.body, "validation")]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}

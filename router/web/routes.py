@@ -13,6 +13,7 @@ from router.api_keys import ApiKey, Role
 from router.switchboard import Switchboard
 from router.web.auth import EVERYBODY, RUNTIME, identify, require
 from router.web.bodies import BODY_MAX, read_body
+from router.web.models import SentMessage
 from router.web.models_people import Nothing
 from router.web.problems import REASONS, Problem, invalid
 
@@ -21,6 +22,8 @@ Q = TypeVar("Q", bound=BaseModel)
 
 PARSED_INLINE_MAX = 100_000
 """Bytes of JSON parsed on the event loop; larger bodies are parsed in a thread."""
+DEFERRED_STATUS = 202
+"""A message that is durable and has no place yet."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,100}")
 
@@ -96,8 +99,9 @@ def _serve(route: AnyRoute) -> Callable[[web.Request], Awaitable[web.StreamRespo
             idempotency_key=_idempotency_key(request) if route.idempotent else "",
         )
         answer = await route.serve(call)
+        deferred = isinstance(answer, SentMessage) and answer.durable == "spool"
         return web.Response(
-            status=route.status,
+            status=DEFERRED_STATUS if deferred else route.status,
             body=answer.model_dump_json().encode(),
             content_type="application/json",
             charset="utf-8",

@@ -30,6 +30,7 @@ async def run_web(runtime: "Runtime") -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(runtime.desk.run())
             group.create_task(keep_beating(runtime.core, worker_name("web"), "web"))
+            group.create_task(runtime.switchboard.empty_spool())
             for endpoint, adapter in runtime.adapters.items():
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "web":
                     group.create_task(listen_alone(runtime.core, endpoint, adapter, runtime.switchboard.accept))

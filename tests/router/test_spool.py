@@ -1,0 +1,193 @@
+"""The spool: on disk in order, taken once Redis is back, by whoever lives, and nothing is ever dropped."""
+
+import asyncio
+import contextlib
+import os
+import time
+
+import pytest
+
+from channels.messages import Address, Channel, InboundFile, InboundMessage, ReceiptEvent, ReceiptState
+from health.report import EndpointId
+from router import spool as spools
+from router.spool import Spool, SpoolFull
+from router.spool_records import dump_event, load_event, order_of
+from router.store.files import Files
+from router.store.redis import StoreUnavailable
+
+
+class Taker:
+    """Redis as the spool sees it: takes, or does not."""
+
+    def __init__(self):
+        self.taken, self.answering, self.broken = [], True, set()
+
+    async def __call__(self, kind, fields):
+        if not self.answering:
+            raise StoreUnavailable("away")
+        if fields["n"] in self.broken:
+            raise ValueError("nobody can take this")
+        await asyncio.sleep(0)
+        self.taken.append((kind, fields["n"]))
+
+    @property
+    def numbers(self):
+        return [number for _, number in self.taken]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(spools, "LOOK_S", 0.02)
+
+
+@contextlib.asynccontextmanager
+async def running(spool, taker):
+    task = asyncio.create_task(spool.run(taker))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(look):
+    deadline = time.monotonic() + 10
+    while not look():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_what_is_kept_is_taken_in_the_order_of_its_key_once_redis_is_back(tmp_path):
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    taker.answering = False
+    async with running(spool, taker):
+        for number in range(40):
+            await spool.keep("event", f"key{number % 3}", {"n": number})
+        await until(lambda: spool.away)
+        assert spool.holds("key0") and spool.holds("anything"), "while Redis is away nobody waits for it"
+        taker.answering = True
+        await until(lambda: spool.waiting == 0 and not spool.away)
+    assert sorted(taker.numbers) == list(range(40))
+    for key in range(3):
+        assert [one for one in taker.numbers if one % 3 == key] == list(range(key, 40, 3))
+
+
+async def test_what_comes_later_waits_behind_its_like_and_nothing_else_does(tmp_path):
+    spool = Spool(tmp_path, "web")
+    await spool.keep("event", "ann", {"n": 1})
+    assert spool.holds("ann") and not spool.holds("bob")
+
+
+async def test_what_a_dead_process_kept_is_taken_by_the_next_and_what_a_living_one_keeps_is_not(tmp_path):
+    dead, alive, taker = Spool(tmp_path, "web"), Spool(tmp_path, "dispatch"), Taker()
+    await dead.keep("event", "ann", {"n": 1})
+    await dead.keep("event", "ann", {"n": 2})
+    os.close(dead._own.descriptor)  # its process is gone, and with it its lock
+    await alive.keep("event", "bob", {"n": 3})
+    async with running(Spool(tmp_path, "web"), taker):
+        await until(lambda: len(taker.taken) == 2)
+        await asyncio.sleep(0.1)
+    assert taker.numbers == [1, 2]
+
+
+async def test_a_torn_last_line_and_a_damaged_one_do_not_hold_up_the_others(tmp_path):
+    dead, taker = Spool(tmp_path, "web"), Taker()
+    for number in range(3):
+        await dead.keep("event", "ann", {"n": number})
+    os.close(dead._own.descriptor)
+    path = dead._own.path
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second.replace(b'"n":1', b'"n":7') + third + first[:20])
+    async with running(Spool(tmp_path, "web"), taker):
+        await until(lambda: len(taker.taken) == 2)
+    assert taker.numbers == [0, 2]
+
+
+async def test_what_nobody_can_take_is_put_aside_for_a_person_and_the_rest_goes_on(tmp_path):
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    taker.broken = {1}
+    for number in range(3):
+        await spool.keep("event", "ann", {"n": number})
+    async with running(spool, taker):
+        await until(lambda: spool.waiting == 0)
+    assert taker.numbers == [0, 2]
+    assert '"n":1' in (tmp_path / "aside").read_text() and "nobody can take this" in (tmp_path / "aside").read_text()
+
+
+async def test_what_was_taken_can_be_taken_again_for_ten_minutes_and_is_dropped_then(tmp_path):
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    async with running(spool, taker):
+        await spool.keep("event", "ann", {"n": 1})
+        await until(lambda: list(tmp_path.glob("*.taken")))
+        assert spool.take_again() == 1
+        await until(lambda: len(taker.taken) == 2)
+        await until(lambda: list(tmp_path.glob("*.taken")))
+        (old,) = tmp_path.glob("*.taken")
+        os.utime(old, (time.time() - 700, time.time() - 700))
+        await until(lambda: not list(tmp_path.iterdir()))
+        assert spool.take_again() == 0
+
+
+async def test_a_full_spool_and_a_full_disk_refuse_and_promise_nothing(tmp_path, monkeypatch):
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    monkeypatch.setattr(spools, "COUNT_MAX", 2)
+    await spool.keep("event", "ann", {"n": 1})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spools.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            await spool.keep("event", "ann", {"n": 2})
+    await spool.keep("event", "ann", {"n": 3})
+    with pytest.raises(SpoolFull):
+        await spool.keep("event", "ann", {"n": 4})
+    async with running(spool, taker):
+        await until(lambda: spool.waiting == 0)
+    assert taker.numbers == [1, 3]
+
+
+async def test_who_takes_too_long_is_not_waited_for_and_not_broken_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(spools, "TRY_S", 0.05)
+    spool, done = Spool(tmp_path, "web"), []
+
+    async def slow():
+        await asyncio.sleep(0.2)
+        done.append(True)
+
+    with pytest.raises(StoreUnavailable):
+        await spool.within(slow())
+    assert spool.away and not done
+    await until(lambda: done)
+
+
+async def test_every_field_of_an_event_survives_the_disk(tmp_path):
+    files = Files(tmp_path)
+    message = InboundMessage(
+        endpoint=EndpointId("email/support"),
+        vendor_id="<1@x>",
+        sender=Address(Channel.EMAIL, "ann@example.org"),
+        text="Grüße\n",
+        sent_at=12.5,
+        recipient="us@example.org",
+        html="<p>",
+        subject="Subject",
+        files=(InboundFile("a.png", "image/png", b"\x00\xff"),),
+        sender_name="Ann",
+        locale="de",
+        reply_token="tok",
+        in_reply_to=("<0@x>", "<9@x>"),
+        references_text="ref",
+        automatic=True,
+        unverified=True,
+        opt="stop",
+        late=True,
+        original=b"raw \xff mail",
+    )
+    receipt = ReceiptEvent(
+        EndpointId("sms/acme"), ReceiptState.UNDELIVERED, 3.0, "t0-1.2", "SM1", "30003", permanent=False, final=False
+    )
+    for event in (message, receipt):
+        assert await load_event(await dump_event(event, files), files) == event
+    assert order_of(message) == "email/support|email:ann@example.org" and order_of(receipt) == "sms/acme|t0-1.2"
