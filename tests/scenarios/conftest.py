@@ -350,7 +350,11 @@ class World:
         for role in roles:
             opened = asyncio.Event()
             self.roles[role] = asyncio.create_task(self._run(role, opened), name=role)
-            await opened.wait()
+            waiting = asyncio.create_task(opened.wait())
+            await asyncio.wait({waiting, self.roles[role]}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if self.roles[role].done():
+                self.roles[role].result()
 
     async def start_another(self, role: str) -> None:
         """Run a role a second time, as a larger site does."""
@@ -413,18 +417,17 @@ class World:
     async def settles(self, within_s: float = SOON_S) -> None:
         """Wait until nothing is on its way: no side has work anywhere, nothing is leased."""
         store = self.core.store
+        left: list[tuple[str, list[str]]] = []
 
         async def look() -> bool:
             places = [*self.core.capabilities, "@plan"]
-            due = [(place, await store.due_at(0, place)) for place in places]
-            self.left = [(place, members) for place, members in due if members]
-            return not self.left
+            left[:] = [(place, due) for place in places if (due := await store.due_at(0, place))]
+            return not left
 
-        self.left: list[tuple[str, list[str]]] = []
         try:
             await until(look, "everything drains", within_s)
         except AssertionError as error:
-            raise AssertionError(f"{error}; still due: {self.left}") from error
+            raise AssertionError(f"{error}; still due: {left}") from error
 
     async def ends_well(self, *, drained: bool = True, spoken: tuple[str, ...] = ()) -> None:
         """Nothing unexpected came, nothing is on its way, nothing was lost, doubled unflagged or reordered.
