@@ -14,6 +14,7 @@ from health.records import StatusRecord, fresh
 from health.report import Direction, EndpointId, Status
 from router.domain.conversation import Agent, Binding, Customer, MessageClass
 from router.domain.failover import ForcedFailover, with_forced
+from router.domain.ids import shard_of
 from router.domain.routing import EndpointView, Policy
 from router.domain.wording import Wording
 from router.failovers import read_failover
@@ -148,6 +149,12 @@ class Core:
         """The customer, or one without a binding where the record is gone (erased)."""
         found = await self.people.customer(customer_id)
         return found or Customer(customer_id, "", self.settings.default_locale, (), 0.0)
+
+    async def wake_customer(self, customer_id: str) -> None:
+        """Look again at once at what waits for a way to this customer: they have a new address, or consent again."""
+        sides = [f"{one}:c" for one in await self.store.open_of_customer(customer_id)]
+        if sides:
+            await self.store.wake_sides(shard_of(customer_id), sides)
 
     def _mac(self, text: str) -> str:
         secret = self.settings.secret.get_secret_value().encode()

@@ -65,6 +65,7 @@ class PeopleDesk:
             await self.core.people.set_binding(customer_id, self._checked(binding))
         except TooManyBindings as error:
             raise Invalid("too_many_bindings", str(error)) from error
+        await self.core.wake_customer(customer_id)
         return await self.customer(customer_id)
 
     async def remove_binding(self, customer_id: str, address: Address) -> Customer:

@@ -260,6 +260,8 @@ class Reception:
                 if binding.address == event.sender and binding.consent != consents:
                     await self.core.people.set_binding(customer.id, replace(binding, consent=consents))
                     changed = True
+                    if consents:
+                        await self.core.wake_customer(customer.id)
         match = match_inbound(event, await self._facts(event, sender))
         conversation_id = match.conversation_id if isinstance(match, Joins) else ""
         if conversation_id:

@@ -300,6 +300,11 @@ class Store:
             facts += [codec.load_facts(row) for row in rows if row]
         return facts
 
+    async def wake_sides(self, shard: int, members: Sequence[str]) -> int:
+        """Look again now at those of these sides (`conversation:side`, at most 100) that wait for a route; how many."""
+        count, _ = await self._run("wake", shard, {"ids": list(members[:BATCH_MAX])})
+        return int(count)
+
     async def wake_parked(self, shard: int) -> int:
         """Look again now at everything that waits for a route; how many sides that were."""
         total, after = 0, 0

@@ -491,3 +491,15 @@ async def test_a_receipt_for_the_first_attempt_ends_the_doubt_about_the_second(d
     assert await desk.state(message) == "delivered"
     desk.advance(120)
     assert await desk.lease() == []
+
+
+async def test_a_parked_side_is_planned_at_once_when_it_is_woken_and_no_other_side_is_touched(desk):
+    await desk.open()
+    await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "rejected", reason="too_large")
+    (facts,) = await desk.store.plan(0, 10)
+    await desk.store.rebind(0, [Park(desk.conversation, SideName.CUSTOMER, facts.epoch, desk.now + 30, "no_route")])
+    assert await desk.store.plan(0, 10) == []
+    assert await desk.store.wake_sides(0, [f"{desk.conversation}:c", f"{desk.conversation}:a"]) == 1
+    assert [one.conversation_id for one in await desk.store.plan(0, 10)] == [desk.conversation]
