@@ -12,10 +12,11 @@ from router.holding import Holding
 from router.journal_reader import JournalEntry, decisions_of, follow
 from router.operations import EndpointState, Operations
 from router.people_desk import PeopleDesk
+from router.reading import ConversationView, Page
 from router.reception import Reception
 from router.spool_records import load_event
 from router.store.redis import StoreUnavailable
-from router.talk import ConversationView, Page, Sent, Talk, Upload
+from router.talk import Sent, Talk, Upload
 
 __all__ = [
     "Conflict",

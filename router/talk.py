@@ -1,42 +1,36 @@
 """What agents and the API do with conversations: say, open, read, change, close, lead elsewhere."""
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from channels.messages import Address, Channel, Content, File, Kind
 from channels.text import one_line
 from health.report import EndpointId
 from router.addresses import normalise
-from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Core, Invalid, NotFound
+from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Invalid, NotFound
 from router.domain.conversation import (
-    Conversation,
     Customer,
     Message,
     MessageClass,
     MessageState,
-    Side,
     SideName,
 )
-from router.domain.ids import new_id, read_reference, shard_of
+from router.domain.ids import new_id, shard_of
 from router.domain.journal import Decision, DecisionKind, judged, write_decision
 from router.domain.routing import Choice, RouteRequest, choose_route
 from router.edge import Draft, take_draft
 from router.planner import place_for
+from router.reading import ConversationView, Reading, known
 from router.store.codec import Notice
 from router.store.keys import place as place_text
 from router.store.redis import StoreUnavailable
 from router.store.store import NewConversation, NewLeg, NewMessage, Rebind
 
-T = TypeVar("T")
-LIST_MAX = 200
 FIELDS_MAX = 50
 FIELD_VALUE_MAX = 500
 KEY_MAX = 200
-REFERENCE_LENGTH = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +57,8 @@ class Upload:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationView:
-    """A conversation with its people and its two sides."""
-
-    conversation: Conversation
-    customer: Customer
-    customer_side: Side
-    agent_side: Side
-    last_text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Part of a list."""
-
-    items: list[T]
-    next_cursor: str | None
-
-
-class Talk:
+class Talk(Reading):
     """The use cases around one conversation."""
-
-    def __init__(self, core: Core) -> None:
-        self.core = core
 
     async def send(
         self,
@@ -176,7 +148,7 @@ class Talk:
         Raises:
             NotFound, Invalid (nothing can reach them), Conflict, StoreUnavailable.
         """
-        customer = await self.core.people.customer(_known(customer_id))
+        customer = await self.core.people.customer(known(customer_id))
         if customer is None:
             raise NotFound("unknown_customer", "There is no such customer.")
         content = await self._content(text, None, subject, ())
@@ -241,56 +213,10 @@ class Talk:
 
     async def cancel_message(self, message_id: str) -> Message:
         """Take back a message nobody has begun to say. Raises NotFound, Conflict (begun already)."""
-        verdict = await self.core.store.cancel(_known(message_id), "cancelled")
+        verdict = await self.core.store.cancel(known(message_id), "cancelled")
         if verdict == "begun":
             raise Conflict("already_begun", "The message has been begun to be said, so it cannot be taken back.")
         return await self.message(message_id)
-
-    async def conversation(self, conversation_id_or_reference: str) -> ConversationView:
-        """One conversation by id or reference. Raises NotFound."""
-        return await self._view(await self._resolve(conversation_id_or_reference))
-
-    async def conversations(
-        self,
-        *,
-        open_only: bool = True,
-        customer_id: str | None = None,
-        assignee: str | None = None,
-        cursor: str | None = None,
-        limit: int = 50,
-    ) -> Page[ConversationView]:
-        """Conversations: who waits longest first, then the other open ones, then (unless `open_only`) closed ones."""
-        limit = max(1, min(limit, LIST_MAX))
-        offset = _offset(cursor)
-        if customer_id is not None:
-            ids = (await self.core.store.open_of_customer(_known(customer_id)))[offset : offset + limit + 1]
-        else:
-            ids = await self._listed(offset, limit + 1, open_only=open_only)
-        views = await asyncio.gather(*(self._view_or_none(one) for one in ids[:limit]))
-        items = [
-            one for one in views if one is not None and (assignee is None or one.conversation.assignee == assignee)
-        ]
-        return Page(items, str(offset + limit) if len(ids) > limit else None)
-
-    async def transcript(self, conversation_id: str, *, after_sequence: int = 0, limit: int = 200) -> list[Message]:
-        """Messages of both directions in order, attempts included. Raises NotFound."""
-        identity = await self._resolve(conversation_id)
-        found: list[Message] = []
-        start = 0
-        while len(found) < min(limit, LIST_MAX * 5):
-            ids = await self.core.store.transcript_ids(identity, start, start + LIST_MAX - 1)
-            found += [one for one in await self.core.store.messages(ids) if one.sequence > after_sequence]
-            start += LIST_MAX
-            if len(ids) < LIST_MAX:
-                break
-        return found[:limit]
-
-    async def message(self, message_id: str) -> Message:
-        """One message with its attempts. Raises NotFound."""
-        message = await self.core.store.message(_known(message_id))
-        if message is None:
-            raise NotFound("unknown_message", "There is no such message.")
-        return message
 
     async def update_conversation(
         self,
@@ -410,55 +336,6 @@ class Talk:
             stored.append(File(digest, one_line(file.name)[:200], one_line(file.media_type)[:100], len(file.content)))
         return Content(text, html, subject, tuple(stored))
 
-    async def _resolve(self, id_or_reference: str) -> str:
-        if len(id_or_reference) == REFERENCE_LENGTH:
-            found = await self.core.people.by_reference(read_reference(id_or_reference))
-            if not found:
-                raise NotFound("unknown_conversation", "No conversation has this reference.")
-            return found
-        return _known(id_or_reference)
-
-    async def _conversation(self, identity: str) -> Conversation:
-        conversation = await self.core.store.conversation(identity)
-        if conversation is None or identity.startswith("h"):
-            raise NotFound("unknown_conversation", "There is no such conversation.")
-        return conversation
-
-    async def _side(self, identity: str, name: SideName) -> Side:
-        side = await self.core.store.side(identity, name)
-        if side is None:
-            raise NotFound("unknown_conversation", "There is no such conversation.")
-        return side
-
-    async def _view(self, identity: str) -> ConversationView:
-        conversation = await self._conversation(identity)
-        customer, mine, theirs, last = await asyncio.gather(
-            self.core.customer_of(conversation.customer_id),
-            self._side(identity, SideName.CUSTOMER),
-            self._side(identity, SideName.AGENT),
-            self.core.store.transcript_ids(identity, -1, -1),
-        )
-        messages = await self.core.store.messages(last)
-        return ConversationView(conversation, customer, mine, theirs, messages[0].content.text if messages else "")
-
-    async def _view_or_none(self, identity: str) -> ConversationView | None:
-        try:
-            return await self._view(identity)
-        except NotFound:
-            return None
-
-    async def _listed(self, offset: int, count: int, *, open_only: bool) -> list[str]:
-        """One list out of the shards' indexes, each conversation once."""
-        wanted = offset + count
-        waiting: list[str] = []
-        others: list[str] = []
-        for shard in range(self.core.store.shards):
-            waiting += await self.core.store.listed(shard, "wait", offset=0, limit=wanted)
-            others += await self.core.store.listed(shard, "open", offset=0, limit=wanted)
-            if not open_only:
-                others += await self.core.store.listed(shard, "closed", offset=0, limit=wanted)
-        return list(dict.fromkeys(waiting + others))[offset:wanted]
-
     def _check_endpoint(self, endpoint: EndpointId, channel: Channel | None) -> None:
         if endpoint not in self.core.capabilities:
             raise Invalid("unknown_endpoint", f"There is no endpoint {endpoint[:60]}.")
@@ -473,17 +350,6 @@ def _where(choice: Choice, customer: Customer) -> str:
     return place_for(choice, customer.bindings)
 
 
-def _known(identity: str) -> str:
-    """The id, if it is one at all: anything else is not found, and never part of a key."""
-    try:
-        shard_of(identity)
-    except ValueError as error:
-        raise NotFound("unknown_id", "There is nothing with this id.") from error
-    if len(identity) > 60 or not identity.replace("-", "").isalnum():
-        raise NotFound("unknown_id", "There is nothing with this id.")
-    return identity
-
-
 def _api_key(author: str, key: str) -> str:
     if not key or len(key) > KEY_MAX:
         raise Invalid("bad_idempotency_key", f"The Idempotency-Key must have 1 to {KEY_MAX} characters.")
@@ -495,14 +361,6 @@ def _said(about: str, content: Content) -> str:
     return hashlib.sha256(f"{about}\n{content.subject}\n{content.text}\n{content.html}\n{files}".encode()).hexdigest()[
         :16
     ]
-
-
-def _offset(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not cursor.isdecimal() or len(cursor) > 9:
-        raise Invalid("bad_cursor", "This cursor is not one that we gave.")
-    return int(cursor)
 
 
 def _sent(verdict: str, message_id: str, conversation_id: str, sequence: int, endpoint: EndpointId) -> Sent:
