@@ -17,7 +17,7 @@ from router.domain.conversation import (
     MessageState,
     SideName,
 )
-from router.domain.ids import new_id, shard_of
+from router.domain.ids import REFERENCE_LENGTH, new_id, shard_of
 from router.domain.journal import Decision, DecisionKind, judged, write_decision
 from router.domain.routing import Choice, RouteRequest, choose_route
 from router.edge import Draft, take_draft
