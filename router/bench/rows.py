@@ -32,6 +32,7 @@ ASIDE = EndpointId("sms/aside")
 FOREGROUND_P99_MS = 5.0
 ADDED_MS = 1.5
 MEMORY_BYTES = 1_536
+SYNCS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +237,11 @@ async def latency_row(stage: Stage, sizes: Sizes, capacity: float, tell: Tell) -
     """Row 5: from asking for the accept until the provider has the message, less what a bare POST takes; open loops."""
     rate = LOAD_SHARE * capacity
     count = max(20, int(rate * sizes.paced_s))
-    added, routed, bare = [], [], []
+    added, routed, bare, syncs = [], [], [], []
     for number in range(sizes.repetitions):
         tell(f"latency {number + 1}/{sizes.repetitions}")
         await stage.empty()
+        syncs.append(await _sync_ms(stage))
         answer = await stage.contender.ask(do="bare-paced", rate=rate, count=count)
         bare.append(_median_ms(await stage.arrivals(), answer["due"]))
         await stage.contender.ask(do="dispatch")
@@ -261,8 +263,19 @@ async def latency_row(stage: Stage, sizes: Sizes, capacity: float, tell: Tell) -
             f"+{spread.show()} ms",
             "1.5 ms",
             spread.median <= ADDED_MS,
-        )
+        ),
+        Row("one synced write, alone (two are on a message's way)", f"{Spread(tuple(syncs)).show()} ms", "", "", ""),
     ]
+
+
+async def _sync_ms(stage: Stage) -> float:
+    """What this disk takes for one small write, client included."""
+    waits = []
+    for _ in range(SYNCS):
+        begun = time.perf_counter()
+        await stage.redis.call("SET", "tl:bench", "1")
+        waits.append((time.perf_counter() - begun) * 1000)
+    return percentile(waits, 0.5)
 
 
 def _median_ms(arrivals: dict[int, int], due: list[int]) -> float:
