@@ -23,6 +23,8 @@ REMEMBERED_S = 900.0
 """While Redis is away, a key that was good this short a while ago still is: what it may do then is little."""
 ANSWER_WITHIN_S = 1.5
 """How long Redis is waited for where a key is remembered."""
+SILENT_S = 2.0
+"""After it did not answer in time, it is not waited for."""
 NAME_MAX = 80
 SESSION_TTL_S = 12 * 3600
 """A console session ends this long after its last use."""
@@ -80,6 +82,7 @@ class ApiKeys:
         self._prefix = prefix
         self._verified: OrderedDict[bytes, str] = OrderedDict()
         self._remembered: OrderedDict[bytes, tuple[float, ApiKey]] = OrderedDict()
+        self._silent_until = 0.0
         self._waiting = 0
         self._verifying = asyncio.Semaphore(VERIFYING_MAX)
         # OWASP's smallest recommended parameters: the secret is 256 random bits, not a password that people chose.
@@ -122,8 +125,11 @@ class ApiKeys:
         since, known = self._remembered.get(fingerprint, (0.0, None))
         reading = asyncio.ensure_future(self._read(self._record(key_id)))
         if known is not None and time.monotonic() - since < REMEMBERED_S:
-            await asyncio.wait({reading}, timeout=ANSWER_WITHIN_S)
+            # Once is enough: whoever comes while Redis is silent must not wait for it again.
+            silent = time.monotonic() < self._silent_until
+            await asyncio.wait({reading}, timeout=0 if silent else ANSWER_WITHIN_S)
             if not reading.done() or reading.exception() is not None:
+                self._silent_until = time.monotonic() + SILENT_S
                 reading.add_done_callback(lambda task: task.cancelled() or task.exception())
                 return known
         record = await reading

@@ -15,6 +15,7 @@ from router.core import Core
 from router.evidence_desk import EvidenceDesk
 from router.listening import listen_alone
 from router.planner import Planner
+from router.rollback import RollbackWatch
 from router.sender import Sender
 from router.store import keys
 from router.store.redis import StoreUnavailable
@@ -61,6 +62,7 @@ class Dispatcher:
             group.create_task(planner.run())
             group.create_task(self._sweep(mine))
             group.create_task(self.switchboard.empty_spool())
+            group.create_task(RollbackWatch(self.core.store, self.core.clock, self.core.spool).run())
             for endpoint, adapter in mine.items():
                 group.create_task(senders[endpoint].run())
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "dispatch":

@@ -23,6 +23,7 @@ from router.evidence_desk import EvidenceDesk
 from router.mover import Mover
 from router.pace import Pace
 from router.reconciler import Reconciler
+from router.rollback import RollbackWatch
 from router.workers import keep_beating, worker_name
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ TELL_EVERY_S = 2.0
 LOST_REASONS = ("receipt", "canary")
 """Transitions to `down` for these say that messages were taken and lost."""
 RECALLED_S = 3600.0
+POSITION_FILE = "journal.position"
+"""In `data_dir`: how far the journal was seen, so that a whole machine that comes back older is noticed."""
 
 log = structlog.get_logger()
 
@@ -100,6 +103,8 @@ class Supervisor:
             group.create_task(keep_beating(self.core, self.worker, "supervise"))
             group.create_task(self._control(monitor, mover, pace))
             group.create_task(Reconciler(self.core.store, self.core.clock).run())
+            remembered = self.core.settings.data_dir / POSITION_FILE
+            group.create_task(RollbackWatch(self.core.store, self.core.clock, remembered=remembered).run())
 
     async def _control(self, monitor: Monitor, mover: Mover, pace: Pace) -> None:
         while True:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any, cast
 
 import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -22,6 +23,7 @@ SCRIPTS = (
     "affected",
     "cancel",
     "close",
+    "doubt",
     "forget",
     "inspect",
     "lease",
@@ -33,6 +35,12 @@ SCRIPTS = (
     "settle",
     "wake",
 )
+
+
+WRITING = frozenset({"accept", "lease", "settle", "rebind", "receipt", "cancel", "close", "recall"})
+"""Scripts whose answers promise something: Redis must not forget it."""
+JOURNAL_LEAST = 50_000
+"""A journal shorter than this was never trimmed (it is at 100,000): what is not in it is lost."""
 
 
 class StoreUnavailable(RedisConnectionError):
@@ -74,6 +82,12 @@ class Pipelined:
         self._digests: dict[str, str] = {}
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._batches: set[asyncio.Task[None]] = set()
+        self.positions: dict[str, str] = {}
+        """The last journal entry that each shard is known to hold, by its prefix: behind every answer of a script."""
+        self._doubted: set[str] = set()
+        self._writing: set[str] = set()
+        # A connection that broke while it was idle is made anew without a word; only here it is seen.
+        client.connection_pool.connection_kwargs["redis_connect_func"] = self._on_connect
 
     async def call(self, *command: Any) -> Any:
         """One command's answer.
@@ -90,7 +104,14 @@ class Pipelined:
         return await asyncio.shield(future)
 
     async def run(self, script: str, prefix: str, now_ms: int | None, argument: str) -> Any:
-        """A script's answer. The scripts are loaded again where the server has forgotten them."""
+        """A script's answer. The scripts are loaded again where the server has forgotten them.
+
+        Nothing is leased from a shard that was away until it is known to have come back whole.
+        """
+        if script == "lease" and prefix in self._doubted:
+            if await self.went_back(prefix):
+                raise StoreUnavailable("Redis came back older than it was; what waits must be marked first")
+            self._doubted.discard(prefix)
         digest = self._digests.get(script) or await self._load(script)
         now = "" if now_ms is None else str(now_ms)
         try:
@@ -99,6 +120,22 @@ class Pipelined:
             digest = await self._load(script)
             return await self.call("EVALSHA", digest, 1, prefix, now, argument)
 
+    async def went_back(self, prefix: str) -> bool:
+        """Whether a shard has lost the last entry of its journal that we saw there. Raises StoreUnavailable."""
+        position = self.positions.get(prefix)
+        if position is None:
+            return False
+        found = await self.call("XRANGE", f"{prefix}jr", position, position, "COUNT", 1)
+        return not found and int(await self.call("XLEN", f"{prefix}jr")) < JOURNAL_LEAST
+
+    def doubt_all(self) -> None:
+        """A connection broke or is new: who answers there may be older."""
+        self._doubted |= self.positions.keys()
+
+    def trust(self, prefix: str) -> None:
+        """This shard is whole, or what waits in it has been marked."""
+        self._doubted.discard(prefix)
+
     async def close(self) -> None:
         """Wait for what is under way, then disconnect."""
         while self._batches or self._waiting:
@@ -106,9 +143,15 @@ class Pipelined:
             await asyncio.sleep(0)
         await self.client.aclose()
 
+    async def _on_connect(self, connection: AbstractConnection) -> None:
+        await connection.on_connect()
+        self.doubt_all()
+
     async def _load(self, script: str) -> str:
         digest = cast(str, await self.call("SCRIPT", "LOAD", self._sources[script]))
         self._digests[script] = digest
+        if script in WRITING:
+            self._writing.add(digest)
         return digest
 
     def _flush(self) -> None:
@@ -120,33 +163,42 @@ class Pipelined:
 
     async def _send(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
         try:
-            pipeline = self.client.pipeline(transaction=False)
-            for command, _ in batch:
-                pipeline.execute_command(*command)
-            answers = await pipeline.execute(raise_on_error=False)
+            answers = await self._ask([command for command, _ in batch])
         except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(StoreUnavailable(f"Redis did not answer: {error}"))
-                    future.exception()  # retrieved: a caller that is gone must not make a warning of it
+            self.doubt_all()
+            _fail(batch, StoreUnavailable(f"Redis did not answer: {error}"))
             return
         except (RedisError, ValueError) as error:  # ValueError: an answer that is no text; nobody may wait for ever
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()
+            _fail(batch, error)
             return
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
+        for (command, future), answer in zip(batch, answers, strict=True):
             if isinstance(answer, (RedisConnectionError, RedisTimeoutError)) or _passes(answer):
-                future.set_exception(StoreUnavailable(f"Redis did not answer: {answer}"))
-                future.exception()
+                _fail([(command, future)], StoreUnavailable(f"Redis did not answer: {answer}"))
             elif isinstance(answer, Exception):
-                future.set_exception(answer)
-                future.exception()
-            else:
+                _fail([(command, future)], answer)
+            elif not future.done():
                 future.set_result(answer)
+
+    async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """All answers in one round trip, and behind them how far the journal is where something was written."""
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        written = {one[3] for one in commands if one[0] == "EVALSHA" and one[1] in self._writing}
+        for prefix in written:
+            pipeline.execute_command("XREVRANGE", f"{prefix}jr", "+", "-", "COUNT", 1)
+        answers = await pipeline.execute(raise_on_error=False)
+        for prefix, last in zip(written, answers[len(commands) :], strict=True):
+            if isinstance(last, list) and last and prefix not in self._doubted:
+                self.positions[prefix] = str(last[0][0])
+        return answers[: len(commands)]
+
+
+def _fail(batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # retrieved: a caller that is gone must not make a warning of it
 
 
 def _passes(answer: object) -> bool:

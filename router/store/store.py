@@ -430,6 +430,14 @@ class Store:
             repairs += [(row[0], row[1], row[2]) for row in await self._run("reconcile", shard, {"ids": batch})]
         return repairs
 
+    async def doubt(self, shard: int, conversation_ids: Sequence[str]) -> int:
+        """Mark whatever waits to be said there as a possible repeat; how many messages."""
+        flagged = 0
+        for start in range(0, len(conversation_ids), RECONCILED_MAX):
+            batch = list(conversation_ids[start : start + RECONCILED_MAX])
+            flagged += int(await self._run("doubt", shard, {"ids": batch}))
+        return flagged
+
     async def open_of_customer(self, customer_id: str) -> list[str]:
         """Ids of a customer's open conversations."""
         return sorted(await self.redis.call("SMEMBERS", f"{self._prefix(customer_id)}op:{customer_id}"))

@@ -51,7 +51,7 @@ async def test_while_redis_hangs_vendors_and_agents_are_answered_in_time_and_eve
             took_s, _ = await timed(eva.texts(f"Question {number}", over="backup"))
             assert took_s < SLACK_S, f"the vendor waited {took_s:.1f} s"
         said = [await say(world, talk, f"Answer {number}.") for number in range(3)]
-        assert max(took_s for took_s, _ in said[1:]) < 3.0
+        assert max(took_s for took_s, _ in said) < 5.0, "Redis itself is waited for longer"
         os.kill(server.pid, signal.SIGCONT)
         for number in range(3):
             await eva.phone.expects(f"Answer {number}.", within_s=30)

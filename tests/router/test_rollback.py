@@ -1,0 +1,149 @@
+"""A Redis that comes back older than it was is noticed, and what may have been said says so when it is said again."""
+
+import contextlib
+import shutil
+
+import pytest
+
+from channels.messages import Content, Kind
+from health.report import EndpointId
+from router.domain.conversation import MessageClass, SideName
+from router.domain.ids import new_id
+from router.private_redis import PrivateRedis
+from router.rollback import RollbackWatch
+from router.runtime import SystemClock
+from router.spool import Spool
+from router.store.redis import Pipelined, StoreUnavailable, connect
+from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement, Store
+
+MAIL = EndpointId("email/support")
+TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)
+PREFIX = "tl:{s0}:"
+
+
+@pytest.fixture
+def server(tmp_path):
+    one = PrivateRedis(tmp_path / "redis", durable=True)
+    one.start()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+async def store(server):
+    redis = Pipelined(connect(server.url))
+    yield Store(redis)
+    await redis.close()
+
+
+class Older:
+    """Copies of a Redis' folder, and one put back."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder = server, folder
+
+    def keep(self):
+        shutil.copytree(self.server.folder, self.folder, ignore=shutil.ignore_patterns("*.sock", "*.log"))
+
+    def put_back(self):
+        self.server.stop()
+        shutil.rmtree(self.server.folder)
+        shutil.copytree(self.folder, self.server.folder)
+        self.server.start()
+
+
+@pytest.fixture
+def older(server, tmp_path):
+    return Older(server, tmp_path / "older")
+
+
+async def say(store, text, conversation):
+    message = NewMessage(
+        new_id("m", 0, 1), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob", Content(text), MessageClass.NORMAL, 0,
+        EndpointId(""),
+    )  # fmt: skip
+    legs = NewLeg("c0-ann", MAIL, "email:ann@example.org"), NewLeg("", EndpointId("chat/console"), "chat:console")
+    create = NewConversation("c0-ann", "4F2K9", "Order", "en", MessageClass.NORMAL, 5, "", *legs)
+    return (await store.accept(conversation, message, create=create)).message_id
+
+
+async def send(store):
+    """Everything that is due is said, and recorded as sent."""
+    leased = await store.lease(MAIL, "w1", 10, TERMS)
+    for one in leased:
+        await store.settle(
+            0, [Settlement(one.conversation_id, one.side, one.message_id, one.number, one.fence, "sent")]
+        )
+    return leased
+
+
+async def returns(server, store):
+    """The first calls after a restart may still find the old connection."""
+    for _ in range(3):
+        with contextlib.suppress(StoreUnavailable):
+            return await store.clock_ms()
+    raise AssertionError("Redis does not answer")
+
+
+async def test_what_was_said_in_the_time_that_is_lost_is_flagged_before_it_is_said_again(
+    server, store, older, tmp_path
+):
+    spool = Spool(tmp_path / "spool", "web")
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "1.taken").write_text("")
+    conversation = new_id("v", 0, 1)
+    message = await say(store, "On its way.", conversation)
+    older.keep()
+    assert [one.message_id for one in await send(store)] == [message]
+    older.put_back()
+    await returns(server, store)
+    await say(store, "And this.", new_id("v", 0, 2))  # whatever is written meanwhile does not hide what is missing
+    with pytest.raises(StoreUnavailable, match="older"):
+        await store.lease(MAIL, "w1", 10, TERMS)
+    watch = RollbackWatch(store, SystemClock(), spool)
+    assert await watch.look(0)
+    again = {one.message_id: one.possible_duplicate for one in await store.lease(MAIL, "w1", 10, TERMS)}
+    assert again[message]
+    (told,) = [row for _, row in await store.journal_last(0, 50) if row["k"] == "store.went_back"]
+    assert '"spools_again":1' in told["f"] and (tmp_path / "spool" / "1.spool").exists()
+    assert not await watch.look(0), "once"
+
+
+async def test_a_redis_that_comes_back_whole_is_trusted_and_nothing_is_flagged(server, store):
+    conversation = new_id("v", 0, 1)
+    await say(store, "One.", conversation)
+    await send(store)
+    await say(store, "Two.", conversation)
+    server.stop()
+    with pytest.raises(StoreUnavailable):
+        await store.clock_ms()
+    server.start()
+    await returns(server, store)
+    assert not await RollbackWatch(store, SystemClock()).look(0)
+    (leased,) = await store.lease(MAIL, "w1", 10, TERMS)
+    assert not leased.possible_duplicate
+
+
+async def test_an_emptied_redis_is_noticed(store):
+    await say(store, "One.", new_id("v", 0, 1))
+    await store.redis.call("FLUSHALL")
+    assert await RollbackWatch(store, SystemClock()).look(0)
+
+
+async def test_who_starts_anew_remembers_what_the_last_process_saw(server, store, older, tmp_path):
+    """The whole machine went down, and came back on older files."""
+    memory = tmp_path / "journal.position"
+    await say(store, "One.", new_id("v", 0, 1))
+    older.keep()
+    await send(store)
+    RollbackWatch(store, SystemClock(), remembered=memory)._remember()
+    older.put_back()
+    redis = Pipelined(connect(server.url))
+    try:
+        reborn = RollbackWatch(Store(redis), SystemClock(), remembered=memory)
+        reborn._recall()
+        assert await reborn.look(0)
+        (leased,) = await reborn.store.lease(MAIL, "w1", 10, TERMS)
+        assert leased.possible_duplicate
+    finally:
+        await redis.close()
