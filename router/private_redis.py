@@ -12,6 +12,8 @@ import redis
 
 START_WITHIN_S = 20.0
 STOP_WITHIN_S = 10.0
+COMPACT_BYTES = 2048
+"""Records whose fields are no longer than this stay in Redis' compact form: half the memory of a pending message."""
 SOCKET_PATH_MAX = 100
 """Linux allows 107 bytes for a Unix socket's path."""
 
@@ -74,6 +76,7 @@ class PrivateRedis:
                 str(self.binary), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700",
                 "--dir", str(self.folder), "--appendonly", *durable, "--save", "", "--maxmemory-policy", "noeviction",
                 "--logfile", str(log), "--daemonize", "no", "--latency-monitor-threshold", "50",
+                "--hash-max-ziplist-value", str(COMPACT_BYTES),
             ],
             start_new_session=True,  # Ctrl-C reaches us, not it: it goes last
         )  # fmt: skip

@@ -18,7 +18,7 @@ from router.rendering import render
 from router.settling import Settling
 from router.store.codec import Leased
 from router.store.redis import StoreUnavailable
-from router.store.store import LeaseTerms, Settlement
+from router.store.store import BATCH_MAX, LeaseTerms, Settlement
 from router.telemetry import ATTEMPT_SECONDS, ATTEMPTS
 
 SLACK_S = 2.0
@@ -74,6 +74,7 @@ class Sender:
     _tokens: float = 1.0
     _refilled: float = 0.0
     _idle: int = 0
+    _more: bool = False
     _work: asyncio.Queue[tuple[Leased, float]] = field(default_factory=asyncio.Queue)
     _settling: Settling = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(init=False)
@@ -105,29 +106,34 @@ class Sender:
             group.create_task(self._feed())
 
     async def _feed(self) -> None:
-        shard = 0
         while True:
+            # Cleared before looking: what rings while we look is looked at next.
+            self.bell.clear()
             taken = 0
+            self._more = False
             try:
                 for shard in range(self.core.store.shards):
                     taken += await self._lease(shard)
             except StoreUnavailable as error:
                 log.warning("lease.failed", endpoint=self.endpoint, error=str(error))
                 await self.core.clock.sleep(1.0)
-            if not taken:
-                self.bell.clear()
-                try:
-                    async with asyncio.timeout(POLL_S):
-                        await self.bell.wait()
-                except TimeoutError:
-                    continue
+            if taken and self._more and self._idle:
+                continue
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self.bell.wait()
+            except TimeoutError:
+                continue
 
     async def _lease(self, shard: int) -> int:
+        """Take what may begin now. `_more` says that there may be more: then every worker that is free again rings."""
         count = min(self._idle, self._allowance())
         if count < 1:
+            self._more = True
             return 0
         begun = self.core.clock.monotonic()
         leased = await self.core.store.lease(self.endpoint, self.worker, count, self.terms, shard=shard)
+        self._more |= len(leased) >= min(count, BATCH_MAX)
         self._tokens -= len(leased)
         for one in leased:
             self._idle -= 1
@@ -153,7 +159,8 @@ class Sender:
                 log.exception("attempt.broke", message=leased.message_id, endpoint=self.endpoint)
             finally:
                 self._idle += 1
-                self.bell.set()
+                if self._more:
+                    self.bell.set()
 
     async def _work_on(self, leased: Leased, begun: float) -> None:
         said = await self._say(leased, begun)
