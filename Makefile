@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo doctor test test-bundled peers check map lock clean
+.PHONY: help run demo doctor test test-bundled peers bench bench-detectors check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,12 @@ test-bundled: $(VENV)/installed-dev  ## run what speaks to Redis on the server i
 
 peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, an npm message centre
 	$(BIN)/python -m pytest -m peer
+
+bench: $(VENV)/installed  ## measure speed: one table, each figure beside what it is compared with (about 6 minutes)
+	@$(BIN)/throughline bench
+
+bench-detectors: $(VENV)/installed  ## measure the detectors beside published breakers (about 3 minutes)
+	@$(BIN)/throughline bench --detectors
 
 check: $(VENV)/installed-dev  ## ruff, mypy strict, import-linter, deptry
 	$(BIN)/ruff format --check .

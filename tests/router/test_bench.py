@@ -1,0 +1,174 @@
+"""The bench: it runs at tiny sizes, checks what it measured, and prints its table; the same for the detectors."""
+
+import asyncio
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from router.bench import detection
+from router.bench.breakers import CountWindow, TimeWindow, published
+from router.bench.celery_fallback import send
+from router.bench.child import ChildFailed, child, new_loop
+from router.bench.detection import detect, write_tables
+from router.bench.detectors import OURS, measure_cell, silent_losses
+from router.bench.load import HERE, body, seed, verify, whose
+from router.bench.plot import draw
+from router.bench.rows import QUICK
+from router.bench.speed import measure, print_table, write_markdown
+from router.bench.stage import CONTENDER, PROVIDER, NotVerified, Row, Spread, ratios, set_stage
+from router.cli import throughline
+
+TINY = replace(
+    QUICK,
+    repetitions=1,
+    conversations=20,
+    celery=20,
+    ingest=40,
+    customers=10,
+    storm=200,
+    paced_s=0.3,
+    growth=(200,),
+    processes=(1,),
+)
+
+
+def run(coroutine):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(coroutine)
+
+
+def test_every_row_is_measured_and_told(capsys):
+    """One small run gives every row of the table, verified against the journal, each ratio above nothing."""
+    told = []
+    rows = run(measure(TINY, told.append))
+    assert told
+    print_table(Console(width=200), rows)
+    shown = capsys.readouterr().out
+    for words in (
+        "routed messages/s : bare",
+        "Celery",
+        "webhooks/s",
+        "storm",
+        "accept meanwhile",
+        "added latency",
+        "bytes each",
+        "1 dispatcher process",
+    ):
+        assert words in shown
+        assert any(words in line for line in write_markdown(rows).splitlines())
+    planned = next(row for row in rows if row.what.startswith("routes planned"))
+    assert float(planned.ours.replace(",", "")) > 0
+
+
+def test_a_message_that_the_provider_got_twice_or_never_makes_no_figure(tmp_path):
+    """The run is refused rather than counted."""
+
+    async def play():
+        async with set_stage() as stage:
+            await seed(stage.store, 5, 2)
+            await stage.contender.ask(do="routed", endpoint=HERE, left=0)
+            found = await stage.check(5, 2)
+            assert (found.messages, found.clean) == (10, True)
+            await stage.contender.ask(do="bare", conversations=5, each=2)
+            await stage.contender.ask(do="bare", conversations=5, each=1)
+            with pytest.raises(NotVerified, match="doubled=5"):
+                await stage.check(5, 2)
+            with pytest.raises(NotVerified, match="lost=10"):
+                await stage.check(5, 2)
+            with pytest.raises(ChildFailed, match="no such question"):
+                await stage.contender.ask(do="nothing")
+
+    run(play())
+
+
+def test_a_child_that_cannot_start_is_told_of(tmp_path):
+    """Its end is an error, not a wait."""
+
+    async def play():
+        async with child(tmp_path, CONTENDER) as one:
+            with pytest.raises(ChildFailed, match="ended"):
+                await one.ask(do="bare")
+        async with child(tmp_path, PROVIDER) as provider:
+            assert (await provider.heard())["port"]
+
+    run(play())
+
+
+def test_a_journal_is_read_for_loss_doubles_and_order():
+    """By the mark that every text carries; other texts are not counted."""
+    assert len(body(3, 4).encode()) == 300
+    assert whose(body(3, 4)) == 3
+    assert verify([body(0, 0), body(1, 0), body(0, 1), body(1, 1), "hello"], 2, 2).clean
+    found = verify([body(0, 1), body(0, 0), body(0, 0)], 2, 2)
+    assert (found.lost, found.doubled, found.disordered) == (2, 1, 1)
+    assert verify([body(0, 1), body(0, 0)], 1, 2, ordered=False).clean
+
+
+def test_ratios_are_of_the_same_repetition():
+    """A disturbance of one repetition does not spread over the others."""
+    assert ratios([10, 1], [20, 2]).show() == "0.50 [0.50..0.50]"
+    assert Spread(()).show() == "-"
+    assert Row("a", "b", "c", "d", "e").reached is None
+
+
+def test_the_celery_task_falls_back(tmp_path):
+    """The comparison is with code that does have its second provider."""
+
+    async def play():
+        async with child(tmp_path, PROVIDER) as provider:
+            base = f"http://127.0.0.1:{(await provider.heard())['port']}"
+            await asyncio.to_thread(send, "http://127.0.0.1:1", base, "/Messages.json", {"Body": body(0, 0)}, {})
+
+    run(play())
+
+
+def test_breakers_trip_as_documented():
+    """Each at its documented edge, not one outcome earlier."""
+    rules = published()
+    envoy = rules["Envoy, 5 in a row"]
+    assert [envoy.observe(at, failed=at != 2) for at in range(8)] == [False] * 7 + [True]
+    counted = CountWindow()
+    assert [counted.observe(at, failed=at % 2 == 0) for at in range(100)] == [False] * 99 + [True]
+    timed = TimeWindow(0.5, 10.0, 20)
+    assert [timed.observe(at / 2, failed=True) for at in range(40)].index(True) == 19
+    assert not any(TimeWindow(0.5, 10.0, 20).observe(at, failed=True) for at in range(40))
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """One seed of each, and one rate of silent loss."""
+    depth = replace(detection.QUICK, seeds=1, loss_seeds=1, sends={10.0: 500})
+    monkeypatch.setattr(detection, "QUICK", depth)
+    monkeypatch.setattr(detection, "LOSS_RATES", (2.0,))
+    return depth
+
+
+def test_detectors_are_compared_on_the_same_streams(shallow):
+    """Half of one message a second failing: ours is first by far; missing receipts are noticed; the plot is SVG."""
+    cell = measure_cell(1.0, 0.5, 5)
+    assert cell.median(OURS) < 12 < cell.median("Envoy, 5 in a row") < cell.median("resilience4j, 50 % of 100")
+    assert cell.times == measure_cell(1.0, 0.5, 5).times
+    assert silent_losses(2.0, 1.0, 2)[-1] < 60
+    found = detect(shallow, lambda words: None)
+    tables = write_tables(found)
+    assert "| 0.2/s, 20% fail |" in tables
+    assert "never" in tables
+    drawing = ElementTree.fromstring(draw(found.cells))
+    assert sum(element.tag.endswith("circle") for element in drawing.iter()) > 50
+
+
+def test_the_figures_go_between_the_marks_of_a_page(tmp_path, shallow):
+    """What stands around them stays; a page without a place is refused."""
+    page = tmp_path / "detection.md"
+    page.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    answer = CliRunner().invoke(throughline, ["bench", "--detectors", "--quick", "--page", str(page)])
+    assert answer.exit_code == 0, answer.output
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "10/s (500 sends)" in text
+    assert page.with_suffix(".svg").read_text().startswith("<svg")
