@@ -1,24 +1,21 @@
 """The truth, typed: conversations, sides and messages behind the scripts."""
 
-import asyncio
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from channels.messages import Content, Kind
 from health.report import EndpointId
-from router.domain.conversation import Conversation, Message, MessageClass, Side, SideName
+from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import shard_of
 from router.store import codec, keys
 from router.store.codec import Leased, Notice, SideFacts
-from router.store.redis import Pipelined
+from router.store.reading import QUEUE_MAX, Reading
 
 BATCH_MAX = 100
 """Sides one script call may touch."""
-QUEUE_MAX = 1000
-"""Messages that may wait on one side; more are refused."""
 NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
 REFERENCE_KEPT_S = 365 * 24 * 3600
 """How long an archived conversation's reference is given to no other."""
@@ -158,13 +155,8 @@ class LeaseTerms:
     """How long a message waits for a person before it fails, visibly."""
 
 
-class Store:
+class Store(Reading):
     """One deployment's records. `now_ms` is None in production: scripts then ask the server for the time."""
-
-    def __init__(self, redis: Pipelined, *, shards: int = 1, now_ms: Callable[[], int] | None = None) -> None:
-        self.redis = redis
-        self.shards = shards
-        self._now_ms = now_ms
 
     async def accept(
         self,
@@ -359,69 +351,6 @@ class Store:
         """Take back a message nobody has begun to say: `ok`, `begun` or `missing`."""
         return str(await self._run("cancel", shard_of(message_id), {"m": message_id, "r": reason}))
 
-    async def conversation(self, conversation_id: str) -> Conversation | None:
-        """One conversation, or None."""
-        row = await self._hash(f"{self._prefix(conversation_id)}v:{conversation_id}")
-        return codec.load_conversation(conversation_id, row) if row else None
-
-    async def is_hidden(self, conversation_id: str) -> bool:
-        """Whether it only holds what cannot be matched yet."""
-        key = f"{self._prefix(conversation_id)}v:{conversation_id}"
-        return bool(await self.redis.call("HGET", key, "hd") == "1")
-
-    async def side(self, conversation_id: str, name: SideName) -> Side | None:
-        """One side with its queue, or None."""
-        prefix = self._prefix(conversation_id)
-        row = await self._hash(f"{prefix}s:{conversation_id}:{name}")
-        if not row:
-            return None
-        queue = await self.redis.call("LRANGE", f"{prefix}q:{conversation_id}:{name}", 0, QUEUE_MAX)
-        due = 0.0
-        if row.get("dp"):
-            due = await self.redis.call("ZSCORE", f"{prefix}d:{row['dp']}", f"{conversation_id}:{name}") or 0.0
-        return codec.load_side(conversation_id, name, row, queue, float(due))
-
-    async def message(self, message_id: str) -> Message | None:
-        """One message with its attempts, or None."""
-        row = await self._hash(f"{self._prefix(message_id)}m:{message_id}")
-        return codec.load_message(message_id, row) if row else None
-
-    async def transcript_ids(self, conversation_id: str, start: int, stop: int) -> list[str]:
-        """Message ids in order, from position `start` to `stop` (both counted from 0, negative from the end)."""
-        key = f"{self._prefix(conversation_id)}g:{conversation_id}"
-        return list(await self.redis.call("LRANGE", key, start, stop))
-
-    async def messages(self, message_ids: Sequence[str]) -> list[Message]:
-        """These messages, in this order; what is gone is left out."""
-        found = await asyncio.gather(*(self.message(identity) for identity in message_ids))
-        return [message for message in found if message is not None]
-
-    async def legs(self, conversation_id: str, side: SideName) -> list[dict[str, Any]]:
-        """The side's last 50 rebinds, oldest first: ep, ad, at (ms), r, e, context hash before (cb) and after (ca)."""
-        key = f"{self._prefix(conversation_id)}lg:{conversation_id}:{side}"
-        return [json.loads(row) for row in await self.redis.call("LRANGE", key, 0, -1)]
-
-    async def mail_thread(self, conversation_id: str) -> tuple[str, ...]:
-        """The last 20 Message-IDs of the mail thread, oldest first."""
-        key = f"{self._prefix(conversation_id)}mt:{conversation_id}"
-        return tuple(await self.redis.call("LRANGE", key, 0, -1))
-
-    async def listed(self, shard: int, index: str, *, offset: int, limit: int) -> list[str]:
-        """Conversation ids from an index (`open` by age, `wait` longest first, `closed`), a page of them."""
-        return list(await self.redis.call("ZRANGE", f"{keys.shard(shard)}{index}", offset, offset + limit - 1))
-
-    async def walk(self, shard: int, index: str, cursor: str, count: int) -> tuple[str, list[str]]:
-        """About `count` conversations of an index (`open`, `closed`, `hidden`) and where to go on; `0`: all were seen.
-
-        Whatever stands in the index from the first page to the last is seen at least once.
-        """
-        answer = await self.redis.call("ZSCAN", f"{keys.shard(shard)}{index}", cursor, "COUNT", count)
-        return str(answer[0]), [str(row[0]) for row in _paired(answer[1])]
-
-    async def count(self, shard: int, index: str) -> int:
-        """How many conversations stand in an index."""
-        return int(await self.redis.call("ZCARD", f"{keys.shard(shard)}{index}"))
-
     async def reconcile(self, shard: int, conversation_ids: Sequence[str]) -> list[tuple[str, str, str]]:
         """Put sides back where their work is; (conversation id, side, what was wrong) for each repair."""
         repairs: list[tuple[str, str, str]] = []
@@ -438,64 +367,9 @@ class Store:
             flagged += int(await self._run("doubt", shard, {"ids": batch}))
         return flagged
 
-    async def open_of_customer(self, customer_id: str) -> list[str]:
-        """Ids of a customer's open conversations."""
-        return sorted(await self.redis.call("SMEMBERS", f"{self._prefix(customer_id)}op:{customer_id}"))
-
-    async def sides_at(
-        self, shard: int, endpoint: EndpointId, *, waiting_only: bool = False, offset: int = 0, limit: int = 1000
-    ) -> list[str]:
-        """`conversation:side` whose leg is at `endpoint`, longest waiting first where somebody waits."""
-        low = "(0" if waiting_only else "-inf"
-        key = f"{keys.shard(shard)}at:{endpoint}"
-        return list(await self.redis.call("ZRANGEBYSCORE", key, low, "+inf", "LIMIT", offset, limit))
-
-    async def due_at(self, shard: int, endpoint: str, *, offset: int = 0, limit: int = 1000) -> list[str]:
-        """`conversation:side` with work at `endpoint` (or `@plan`), soonest first, whenever it is due."""
-        key = f"{keys.shard(shard)}d:{endpoint}"
-        return list(await self.redis.call("ZRANGE", key, offset, offset + limit - 1))
-
-    async def due_count(self, endpoint: str) -> int:
-        """Sides with work at `endpoint`, over all shards."""
-        return sum([int(await self.redis.call("ZCARD", f"{keys.shard(n)}d:{endpoint}")) for n in range(self.shards)])
-
-    async def due_since(self, shard: int, endpoint: str) -> float:
-        """When the side that is due longest at `endpoint` (or `@plan`) came due, unix seconds; 0: there is none."""
-        rows = await self.redis.call("ZRANGE", f"{keys.shard(shard)}d:{endpoint}", 0, 0, "WITHSCORES")
-        return codec.seconds(rows[1]) if rows else 0.0
-
-    async def closed_before(self, shard: int, at: float, *, offset: int = 0, limit: int = 50) -> list[str]:
-        """Conversations closed before `at` (unix seconds), longest ago first."""
-        key = f"{keys.shard(shard)}closed"
-        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(at * 1000), "LIMIT", offset, limit))
-
-    async def hidden_before(self, shard: int, at: float, *, limit: int = 200) -> list[str]:
-        """Hidden conversations nobody has written to since `at` (unix seconds), longest ago first."""
-        key = f"{keys.shard(shard)}hidden"
-        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(at * 1000), "LIMIT", 0, limit))
-
-    async def receipts_overdue(self, shard: int, endpoint: EndpointId, now: float, limit: int) -> list[str]:
-        """Tokens of attempts whose receipt should have come by `now`."""
-        key = f"{keys.shard(shard)}aw:{endpoint}"
-        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(now * 1000), "LIMIT", 0, limit))
-
     async def forget_receipt(self, shard: int, endpoint: EndpointId, token: str) -> None:
         """Wait no longer for an attempt's receipt."""
         await self.redis.call("ZREM", f"{keys.shard(shard)}aw:{endpoint}", token)
-
-    async def natural_key(self, shard: int, key: str) -> tuple[str, str] | None:
-        """(message id, conversation id) accepted under a natural key, or None."""
-        known = await self.redis.call("GET", f"{keys.shard(shard)}nk:{key}")
-        if not known:
-            return None
-        message_id = known.partition(" ")[0]
-        row = await self._hash(f"{keys.shard(shard)}m:{message_id}")
-        return (message_id, row["c"]) if row else None
-
-    async def spoke_over(self, shard: int, endpoint: EndpointId, place: str) -> dict[str, float]:
-        """Conversations that spoke over this exact address pair, by when last (unix seconds)."""
-        row = await self._hash(f"{keys.shard(shard)}pair:{endpoint}|{place}")
-        return {conversation: codec.seconds(at) for conversation, at in row.items()}
 
     async def set_owner(self, conversation_id: str, side: SideName, owner: str) -> None:
         """Whose side it is: an assigned agent's bindings are where the agent's side may go."""
@@ -527,38 +401,6 @@ class Store:
             "k", kind, "c", conversation_id, "m", message_id, "ep", endpoint, "at", now, "f", text,
         )  # fmt: skip
 
-    async def journal_after(self, shard: int, after: str, limit: int) -> list[tuple[str, dict[str, str]]]:
-        """Journal entries after a stream id (`0`: from the start), oldest first."""
-        rows = await self.redis.call("XRANGE", f"{keys.shard(shard)}jr", f"({after}", "+", "COUNT", limit)
-        return [(row[0], _pairs(row[1])) for row in rows]
-
-    async def journal_last(self, shard: int, limit: int) -> list[tuple[str, dict[str, str]]]:
-        """The newest journal entries, newest first."""
-        rows = await self.redis.call("XREVRANGE", f"{keys.shard(shard)}jr", "+", "-", "COUNT", limit)
-        return [(row[0], _pairs(row[1])) for row in rows]
-
-    async def clock_ms(self) -> int:
-        """The time that scripts go by, in unix milliseconds."""
-        return self._now_ms() if self._now_ms else await self.server_ms()
-
-    async def server_ms(self) -> int:
-        """The server's clock in unix milliseconds."""
-        answer = await self.redis.call("TIME")
-        if isinstance(answer, (list, tuple)):
-            return int(answer[0]) * 1000 + int(answer[1]) // 1000
-        raise TypeError(f"TIME answered {answer!r}")
-
-    async def _run(self, script: str, shard: int, argument: Any) -> Any:
-        now = self._now_ms() if self._now_ms else None
-        text = json.dumps(argument, ensure_ascii=False, separators=(",", ":"))
-        return await self.redis.run(script, keys.shard(shard), now, text)
-
-    async def _hash(self, key: str) -> dict[str, str]:
-        return _pairs(await self.redis.call("HGETALL", key))
-
-    def _prefix(self, identity: str) -> str:
-        return keys.shard(shard_of(identity))
-
 
 def read_token(token: str) -> tuple[str, int]:
     """The message id and the attempt's number that a token names.
@@ -572,19 +414,6 @@ def read_token(token: str) -> tuple[str, int]:
     message_id = "m" + head[1:]
     shard_of(message_id)
     return message_id, int(number)
-
-
-def _pairs(answer: Any) -> dict[str, str]:
-    if isinstance(answer, dict):
-        return answer
-    return dict(zip(answer[::2], answer[1::2], strict=True))
-
-
-def _paired(flat: Any) -> Iterable[Sequence[Any]]:
-    """Members with their scores: redis-py pairs them for the commands it knows, and not in every version."""
-    if not flat or isinstance(flat[0], (list, tuple)):
-        return flat if flat else ()
-    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _dump_create(create: NewConversation) -> dict[str, Any]:
