@@ -1,11 +1,12 @@
 """The adapter contract: what every endpoint promises the router, and what it gets to do it with."""
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.messages import (
     Accepted,
@@ -21,6 +22,11 @@ from channels.messages import (
 
 Accept = Callable[[Event], Awaitable[Accepted]]
 """Returns once the event is durable, raises otherwise; only then acknowledge the vendor."""
+CANARY_FORMS: Mapping[str, re.Pattern[str]] = {
+    "email": re.compile(r"[^@\s<>]+@[^@\s<>]+"),
+    "sms": re.compile(r"\+[1-9][0-9]{6,14}"),
+}
+"""What a canary's address looks like, on the channels that have canaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +109,22 @@ class EndpointSettings(BaseModel):
     """Seconds an unknown outcome waits for a receipt; None: the provider's default."""
     price: Annotated[Decimal, Field(ge=0)] | None = None
     """Of one message; None: free."""
+    canary: Annotated[str, Field(max_length=254)] = ""
+    """An address of our own that sends what reaches it back to us; empty: none. Mail and SMS only."""
+    canary_every_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    """Seconds between two canaries while nothing is suspected; 0: only when receipts are missing."""
+    canary_bound_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """Seconds within which a canary comes back; later it is lost."""
+
+    @model_validator(mode="after")
+    def _canary_fits(self) -> Self:
+        channel = self.id.partition("/")[0]
+        form = CANARY_FORMS.get(channel)
+        if self.canary and form is None:
+            raise ValueError(f"canary: a {channel} endpoint cannot have one; remove it")
+        if self.canary and form is not None and not form.fullmatch(self.canary):
+            wanted = "a mailbox" if channel == "email" else "a number like +12025550190"
+            raise ValueError(f"canary must be {wanted}")
+        if self.canary_every_s and not self.canary:
+            raise ValueError("canary_every_s needs canary: name the address that sends canaries back")
+        return self

@@ -121,6 +121,11 @@ class Monitor:
         """Most providers seem to fail at once, so it is us: move nobody until this is None again."""
         return self._frozen
 
+    def proven_at(self, endpoint: EndpointId) -> float:
+        """When the last canary was sent that came back while nothing was suspected, unix seconds; 0: none yet."""
+        watch = self._watches.get(endpoint)
+        return watch.proven_at if watch is not None else 0.0
+
     @property
     def doubt(self) -> int:
         """In ourselves, 0 to 8."""

@@ -30,6 +30,10 @@ class MonitorTarget:
     """Receipts come, and are recorded as evidence of witness RECEIPT with the attempt's token."""
     canary: bool = False
     """It can carry a message to ourselves that we read back."""
+    canary_every_s: float = 0.0
+    """Between two canaries while nothing is suspected; 0: only when something is."""
+    canary_bound_s: float = CANARY_BOUND_S
+    """A canary that takes longer is lost."""
     silence: bool = False
     """Enough comes in that silence means something."""
 
@@ -61,7 +65,10 @@ class EndpointWatch:
         self._probe_number = 0
         self._probe_said_late = False
         self._canary_at = now
+        self._canary_next = now + random() * target.canary_every_s
         self._canary_began: float | None = None
+        self.proven_at = 0.0
+        """When the last canary was sent that came back while nothing was suspected; 0: none yet."""
         self.deficit = ReceiptDeficit() if target.receipts else None
         self.silence = InboundSilence(now) if target.silence and Direction.IN in target.directions else None
         self.detectors = {
@@ -149,8 +156,13 @@ class EndpointWatch:
 
     def canary_due(self, now: float) -> bool:
         """Send a canary now."""
-        wanted = any(detector.wants_canary for detector in self.detectors.values())
-        return self.target.canary and wanted and self._canary_began is None and now >= self._canary_at
+        if not self.target.canary or self._canary_began is not None:
+            return False
+        if self._suspects_loss():
+            return now >= self._canary_at
+        # One that is down for another reason is judged by its probes.
+        down = any(detector.status is Status.DOWN for detector in self.detectors.values())
+        return self.target.canary_every_s > 0 and not down and now >= self._canary_next
 
     def canary_began(self, now: float) -> None:
         """A canary is under way."""
@@ -158,16 +170,25 @@ class EndpointWatch:
 
     def canary_overdue(self, now: float) -> bool:
         """It is lost."""
-        return self._canary_began is not None and now - self._canary_began >= CANARY_BOUND_S
+        return self._canary_began is not None and now - self._canary_began >= self.target.canary_bound_s
 
     def canary_ended(self, now: float, verdict: Verdict | None, reason: str) -> list[Transition]:
         """The canary came back, or was lost; verdict None: it says nothing."""
         began, self._canary_began = self._canary_began, None
-        self._canary_at = (began if began is not None else now) + CANARY_EVERY_S
+        began = began if began is not None else now
+        every_s = self.target.canary_every_s
+        self._canary_at = began + min(CANARY_EVERY_S, every_s or CANARY_EVERY_S)
+        self._canary_next = began + every_s * (0.9 + 0.2 * self._random())
         if verdict is None or Direction.OUT not in self.detectors:
             return []
+        # One that got through while others were missing proves nothing for the others.
+        if verdict is Verdict.OK and not self._suspects_loss():
+            self.proven_at = began
         evidence = Evidence(self.endpoint, Direction.OUT, verdict, Witness.CANARY, now, reason=reason)
         return self._after([self.detectors[Direction.OUT].observe(evidence)])
+
+    def _suspects_loss(self) -> bool:
+        return any(detector.wants_canary for detector in self.detectors.values())
 
     def look_away(self, now: float) -> None:
         """We did not look for a while: what did not come meanwhile proves nothing."""
@@ -222,6 +243,7 @@ class EndpointWatch:
             "detectors": {direction.value: detector.snapshot() for direction, detector in self.detectors.items()},
             "lags": self.deficit.baseline.snapshot() if self.deficit is not None else None,
             "silence": self.silence.snapshot() if self.silence is not None else None,
+            "proven_at": self.proven_at,
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -233,3 +255,4 @@ class EndpointWatch:
             self.deficit.baseline.restore(saved["lags"])
         if self.silence is not None and saved["silence"]:
             self.silence.restore(saved["silence"])
+        self.proven_at = float(saved.get("proven_at", 0.0))

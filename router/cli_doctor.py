@@ -13,7 +13,7 @@ import click
 import redis
 from rich.markup import escape
 
-from channels.contract import Adapter
+from channels.contract import CANARY_FORMS, Adapter
 from channels.email.smtp import SmtpSettings
 from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
 from router.cli_rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, with_redis, without_password
@@ -47,6 +47,7 @@ def doctor(session: Session) -> None:
     findings += check_folder(settings.data_dir)
     findings += check_public_url(settings)
     findings += check_mail_trust(settings)
+    findings += check_canaries(settings)
     if settings.redis_url is None:
         findings.append(Finding("redis", "none set and `throughline up` is not running: it will start a private one"))
     else:
@@ -112,6 +113,19 @@ def check_mail_trust(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 endpoint.id, "forged senders cannot be told: authserv_id is not set", True,
                 "Set it to the name your mail server writes first into Authentication-Results",
+            )  # fmt: skip
+
+
+def check_canaries(settings: Settings) -> Iterator[Finding]:
+    """Which endpoints could lose silently for long?"""
+    for endpoint in settings.endpoints:
+        if endpoint.canary:
+            when = f"every {endpoint.canary_every_s:g} s" if endpoint.canary_every_s else "when receipts are missing"
+            yield Finding(endpoint.id, f"a canary goes to {endpoint.canary} {when}")
+        elif endpoint.id.partition("/")[0] in CANARY_FORMS:
+            yield Finding(
+                endpoint.id, "no canary: if it loses messages silently, that may go unnoticed", False,
+                "Set canary to an address of yours that sends back what reaches it",
             )  # fmt: skip
 
 

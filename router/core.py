@@ -12,6 +12,7 @@ from channels.tools import Clock
 from health.board import Board
 from health.records import StatusRecord, fresh
 from health.report import Direction, EndpointId, Status
+from router.domain.canary import Canary
 from router.domain.conversation import Agent, Binding, Customer, MessageClass
 from router.domain.failover import ForcedFailover, with_forced
 from router.domain.ids import shard_of
@@ -78,6 +79,8 @@ class Core:
     capabilities: Mapping[EndpointId, Capabilities]
     spool: Spool | None = None
     """Where this process keeps what Redis cannot take now; None: it takes nothing from outside, or refuses it."""
+    canaries: Mapping[EndpointId, Canary] = field(default_factory=dict)
+    """Endpoints that can send a message to ourselves, and where to."""
     _views: _Views = field(default_factory=_Views)
 
     @property

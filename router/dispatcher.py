@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from channels.contract import Adapter, Listening
 from channels.messages import Channel
 from health.report import EndpointId
+from router.canary import CanaryPost
 from router.core import Core
 from router.evidence_desk import EvidenceDesk
 from router.listening import listen_alone
@@ -65,6 +66,8 @@ class Dispatcher:
             group.create_task(RollbackWatch(self.core.store, self.core.clock, self.core.spool).run())
             for endpoint, adapter in mine.items():
                 group.create_task(senders[endpoint].run())
+                if endpoint in self.core.canaries:
+                    group.create_task(CanaryPost(self.core, endpoint, adapter).run())
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "dispatch":
                     group.create_task(listen_alone(self.core, endpoint, adapter, self.switchboard.accept, alone=False))
 

@@ -22,6 +22,7 @@ from channels.messages import (
 )
 from channels.text import opt_keyword
 from health.report import Direction, EndpointId, Evidence, Verdict, Witness
+from router.canary import took_canary
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
 from router.domain.conversation import Agent, Binding, Customer, MessageClass, SideName
 from router.domain.ids import new_id, shard_for, shard_of
@@ -91,6 +92,8 @@ class Reception:
         if isinstance(event, ReceiptEvent):
             return await self._take_receipt(event)
         self._hear(event.endpoint)
+        if await took_canary(self.core, event):
+            return Accepted()
         return await self._take_message(event)
 
     async def matter(self, about: About) -> Matter | None:

@@ -11,13 +11,15 @@ import aiohttp
 from pydantic import TypeAdapter
 
 from channels.contract import Adapter
-from channels.registry import AnyEndpointSettings, build
+from channels.messages import Address
+from channels.registry import CHANNELS, AnyEndpointSettings, build
 from channels.sandbox.app import endpoint_tables, sandbox_settings
 from channels.tools import AdapterStore, Clock, Tools
 from health.board import Board
 from health.report import EndpointId, Report
 from router.api_keys import ApiKeys
 from router.core import CONSOLE_ENDPOINT, Core
+from router.domain.canary import Canary
 from router.domain.catalogues import overlay_catalogues, packaged_catalogues, parse_catalogue
 from router.domain.wording import Wording
 from router.evidence_desk import EvidenceDesk
@@ -102,6 +104,19 @@ def all_endpoints(settings: Settings) -> tuple[AnyEndpointSettings, ...]:
     return (*settings.endpoints, *(reader.validate_python(table) for table in tables))
 
 
+def canaries_of(settings: Settings) -> Mapping[EndpointId, Canary]:
+    """Where each endpoint's canary goes, for those that have one."""
+    return {
+        EndpointId(endpoint.id): Canary(
+            Address(CHANNELS[endpoint.provider], endpoint.canary.lower()),
+            endpoint.canary_every_s,
+            endpoint.canary_bound_s,
+        )
+        for endpoint in all_endpoints(settings)
+        if endpoint.canary
+    }
+
+
 def load_wording(settings: Settings) -> Wording:
     """The texts of all languages, checked.
 
@@ -149,6 +164,7 @@ async def open_runtime(settings: Settings, role: str, *, clock: Clock | None = N
             clock=used_clock,
             capabilities={endpoint: adapter.capabilities for endpoint, adapter in adapters.items()},
             spool=Spool(settings.data_dir / "spool", role) if role in SPOOLING_ROLES else None,
+            canaries=canaries_of(settings),
         )
         try:
             yield Runtime(settings, role, core, Switchboard(core, desk), adapters, desk, ApiKeys(client, "tl"))

@@ -15,8 +15,10 @@ from health.board import LeaseLost
 from health.incident import IncidentEvent
 from health.monitor import Monitor
 from health.report import Direction, EndpointId, Status, Transition
-from health.watch import MonitorTarget
+from health.watch import CANARY_BOUND_S, MonitorTarget
+from router.canary import Canaries, longest_s
 from router.core import Core
+from router.domain.canary import Canary
 from router.domain.routing import EndpointView
 from router.evidence import judge_probe
 from router.evidence_desk import EvidenceDesk
@@ -39,7 +41,9 @@ TELL_EVERY_S = 2.0
 """Between two lines about moves in an incident's timeline."""
 LOST_REASONS = ("receipt", "canary")
 """Transitions to `down` for these say that messages were taken and lost."""
+RECALL_SLACK_S = 2.0
 RECALLED_S = 3600.0
+"""How far back a loss may reach where no canary proves less."""
 POSITION_FILE = "journal.position"
 """In `data_dir`: how far the journal was seen, so that a whole machine that comes back older is noticed."""
 
@@ -63,6 +67,9 @@ class Supervisor:
     _evidence: dict[EndpointId, str] = field(default_factory=dict)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _fence: int | None = None
+    _monitor: Monitor | None = None
+    _recalls: dict[EndpointId, tuple[float, float]] = field(default_factory=dict)
+    """When to recall a second time what was taken from when on: sends under way at the first are settled by then."""
 
     async def run(self) -> None:
         """Take the lease and supervise while it is held; else stand by. Until cancelled."""
@@ -85,10 +92,11 @@ class Supervisor:
         pace = Pace(self.core.capabilities)
         pace.load(await self.core.control.pace())
         mover = Mover(self.core, pace)
-        monitor = Monitor(
+        self._monitor = monitor = Monitor(
             self.core.board,
-            targets_of(self.adapters),
+            targets_of(self.adapters, self.core.canaries),
             probe=self._probe,
+            canary=Canaries(self.core).send,
             judge=judge_probe,
             clock=self.core.clock,
             on_transition=self._on_transition,
@@ -122,6 +130,7 @@ class Supervisor:
         now = self.core.clock.now()
         views = await self.core.views()
         await self._write_gates(views, now)
+        await self._recall_again(now)
         if now - self._pace_at >= PACE_EVERY_S:
             self._pace_at = now
             pace.hear(await self.core.board.beats(), now)
@@ -211,7 +220,7 @@ class Supervisor:
             if transition.direction is Direction.OUT:
                 await self._close_gate(endpoint)
             if transition.reason.startswith(LOST_REASONS):
-                await self._recall(endpoint, transition.at - RECALLED_S)
+                await self._recall_lost(endpoint, transition.at)
         self._kick.set()
 
     async def _close_gate(self, endpoint: EndpointId) -> None:
@@ -220,6 +229,20 @@ class Supervisor:
         if not forced_up:
             await self.core.control.set_gates({endpoint: False}, now)
             self._gates[endpoint] = False
+
+    async def _recall_lost(self, endpoint: EndpointId, at: float) -> None:
+        """It took messages and lost them: all it took since its last proof, and gave no receipt for, is said again."""
+        proven_at = self._monitor.proven_at(endpoint) if self._monitor is not None else 0.0
+        since = max(proven_at, at - RECALLED_S)
+        await self._recall(endpoint, since)
+        begun_s = self.core.settings.dispatch.gate_s + self.core.capabilities[endpoint].io_s + RECALL_SLACK_S
+        self._recalls[endpoint] = (self.core.clock.now() + begun_s, since)
+
+    async def _recall_again(self, now: float) -> None:
+        for endpoint, (at, since) in list(self._recalls.items()):
+            if now >= at:
+                await self._recall(endpoint, since)
+                del self._recalls[endpoint]
 
     async def _recall(self, endpoint: EndpointId, since: float) -> None:
         for shard in range(self.core.store.shards):
@@ -248,17 +271,23 @@ class Supervisor:
             log.info("supervisor.lease_left", worker=self.worker)
 
 
-def targets_of(adapters: Mapping[EndpointId, Adapter]) -> dict[EndpointId, MonitorTarget]:
+def targets_of(
+    adapters: Mapping[EndpointId, Adapter], canaries: Mapping[EndpointId, Canary] | None = None
+) -> dict[EndpointId, MonitorTarget]:
     """What the monitor watches."""
     targets = {}
     for endpoint, adapter in adapters.items():
         capabilities = adapter.capabilities
         ours = capabilities.channel is Channel.CHAT
+        canary = (canaries or {}).get(endpoint)
         targets[endpoint] = MonitorTarget(
             family="" if ours else capabilities.provider.partition("-")[0],
             probe_s=capabilities.probe_s,
             directions=frozenset({Direction.OUT, Direction.IN}),
             receipts=capabilities.receipts,
+            canary=canary is not None,
+            canary_every_s=canary.every_s if canary else 0.0,
+            canary_bound_s=longest_s(canary, adapter) if canary else CANARY_BOUND_S,
         )
     return targets
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -26,6 +26,10 @@ SUPPORT_MAILBOX = "support@throughline.test"
 SMS_NUMBER = "+12025550181"
 SMS_BACKUP_NUMBER = "+12025550182"
 PHONE_NUMBER = "+12025550183"
+CANARIES = {MAIL: "canary@sandbox.test", SMS: "+12025550191", SMS_BACKUP: "+12025550192"}
+"""Addresses that send back what reaches them, as the mailbox and the telephones of our own would."""
+CANARY_EVERY_S = 10.0
+CANARY_BOUND_S = 10.0
 DEMO_CUSTOMER = Person(name="Dana Vogt", email="dana@customer.test", phone="+12025550100")
 """Whose pocket it is until somebody else is chosen. Numbers 202-555-01xx are kept for fiction."""
 JOURNAL_FILE = "vendors.jsonl"
@@ -128,7 +132,14 @@ def endpoint_tables(settings: SandboxSettings) -> list[dict[str, object]]:
     Known without starting anything where all ports and the secret are set; else ask `Sandbox.endpoint_tables` after
     `start`.
     """
-    return [vendor.endpoint_table() for vendor in build_vendors(settings, Journal())]
+    return _tables(build_vendors(settings, Journal()))
+
+
+def _tables(vendors: Iterable[Vendor]) -> list[dict[str, object]]:
+    times = {"canary_every_s": CANARY_EVERY_S, "canary_bound_s": CANARY_BOUND_S}
+    return [
+        vendor.endpoint_table() | ({"canary": vendor.canary, **times} if vendor.canary else {}) for vendor in vendors
+    ]
 
 
 def build_vendors(settings: SandboxSettings, journal: Journal) -> Sequence[Vendor]:
@@ -142,6 +153,7 @@ def build_vendors(settings: SandboxSettings, journal: Journal) -> Sequence[Vendo
             port=settings.mail_port,
             inbound_port=settings.lmtp_port,
             password=_credential(secret, MAIL),
+            canary=CANARIES[MAIL],
         ),
         SmscVendor(
             journal,
@@ -150,6 +162,7 @@ def build_vendors(settings: SandboxSettings, journal: Journal) -> Sequence[Vendo
             number=SMS_NUMBER,
             # SMPP allows eight octets and a NUL (SMPP 3.4, section 5.2.2).
             password=_credential(secret, SMS)[:8] or "sandbox",
+            canary=CANARIES[SMS],
         ),
         TwilioSmsVendor(
             SMS_BACKUP,
@@ -158,6 +171,7 @@ def build_vendors(settings: SandboxSettings, journal: Journal) -> Sequence[Vendo
             number=SMS_BACKUP_NUMBER,
             port=settings.sms_backup_port,
             auth_token=_credential(secret, SMS_BACKUP),
+            canary=CANARIES[SMS_BACKUP],
         ),
         TwilioVoiceVendor(
             PHONE,
@@ -232,7 +246,7 @@ class Sandbox:
 
     def endpoint_tables(self) -> list[dict[str, object]]:
         """The `[[endpoints]]` tables of the running vendors."""
-        return [vendor.endpoint_table() for vendor in self.vendors.values()]
+        return _tables(self.vendors.values())
 
     async def heal(self) -> None:
         """Switch every fault off."""

@@ -37,8 +37,10 @@ class MailVendor:
         protocol: Literal["lmtp", "smtp"] = "lmtp",
         password: str = "",
         now: Callable[[], float] = time.time,
+        canary: str = "",
     ) -> None:
         self.endpoint = endpoint
+        self.canary = canary
         self.switch = Switch()
         self.port = port
         """Of the submission server; 0 until started: any."""
@@ -110,6 +112,10 @@ class MailVendor:
 
     async def _take(self, mail: Submitted, lost: bool) -> None:
         text, subject, details = read_submitted(mail.content)
+        if mail.recipient.lower() == self.canary:
+            if not lost:
+                self._send_back(text, subject)
+            return
         local = mail.recipient.lower().partition("@")[0]
         bounces = local.startswith(("bounce", "full"))
         self._journal.add(
@@ -132,6 +138,11 @@ class MailVendor:
                     mail.content, mail.recipient, mail.envid, action=action, status=status, to=mail.sender
                 )
                 self._begin(self._deliver(raw, "", mail.sender))
+
+    def _send_back(self, text: str, subject: str) -> None:
+        identity = f"<{secrets.token_hex(8)}@{self.canary.rpartition('@')[2]}>"
+        raw = write_mail(self.canary, self._from_address, text, subject=subject, message_id=identity, answers=None)
+        self._begin(self._deliver(raw, self.canary, self._from_address))
 
     async def _deliver(self, raw: bytes, sender: str, recipient: str) -> None:
         try:

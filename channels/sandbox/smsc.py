@@ -72,8 +72,10 @@ class SmscVendor:
         password: str = "sandbox",  # noqa: S107 it opens a stand-in on the loopback interface, nothing else
         number: str = "+15550199",
         receipt_after_s: float = RECEIPT_AFTER_S,
+        canary: str = "",
     ) -> None:
         self.endpoint = endpoint
+        self.canary = canary
         self.switch = Switch()
         self.host = host
         self.port = port
@@ -119,6 +121,22 @@ class SmscVendor:
     async def write(self, customer: str, text: str, *, subject: str = "", in_reply_to: Entry | None = None) -> str:
         """The customer sends an SMS to our number; a long one travels in segments."""
         vendor_id = f"mo-{next(self._ids)}"
+        messages, data_coding = self._inbound(customer, text)
+        self._journal.add(
+            at=time.time(),
+            endpoint=self.endpoint,
+            to_customer=False,
+            customer=customer,
+            text=text,
+            vendor_id=vendor_id,
+            subject=subject,
+            details={"segments": str(len(messages)), "data_coding": str(data_coding)},
+        )
+        self._post(customer, messages)
+        return vendor_id
+
+    def _inbound(self, customer: str, text: str) -> tuple[list[ShortMessage], int]:
+        """The segments in which a text comes to us, and their coding."""
         plan = segment_text(text, next(self._references) & 0xFF)
         messages = [
             ShortMessage(
@@ -134,18 +152,7 @@ class SmscVendor:
             )
             for part in plan.parts
         ]
-        self._journal.add(
-            at=time.time(),
-            endpoint=self.endpoint,
-            to_customer=False,
-            customer=customer,
-            text=text,
-            vendor_id=vendor_id,
-            subject=subject,
-            details={"segments": str(len(messages)), "data_coding": str(plan.data_coding)},
-        )
-        self._post(customer, messages)
-        return vendor_id
+        return messages, plan.data_coding
 
     def endpoint_table(self) -> dict[str, object]:
         """The `[[endpoints]]` table under which the router reaches this message centre."""
@@ -306,6 +313,11 @@ class SmscVendor:
                 self._collections.popitem(last=False)
             return
         numbers = sorted(collection.parts)
+        if self.canary and "+" + message.destination_addr == self.canary:
+            if not lost:
+                text = join_bodies([collection.parts[number] for number in numbers])
+                self._post(self.canary, self._inbound(self.canary, text)[0])
+            return
         self._journal.add(
             at=time.time(),
             endpoint=self.endpoint,

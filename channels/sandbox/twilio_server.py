@@ -65,6 +65,7 @@ class TwilioServer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.endpoint = endpoint
+        self.canary = ""
         self.journal = journal
         self.public_url = public_url
         """The router's; settable, for it may start later."""

@@ -122,6 +122,8 @@ class Vendor(Protocol):
     endpoint: str
     """The endpoint id it stands in for: `sms/sandbox`."""
     switch: Switch
+    canary: str
+    """An address that is no customer's: what is delivered to it comes back, and is not written down. Empty: none."""
 
     async def start(self) -> None:
         """Listen on its port on 127.0.0.1."""

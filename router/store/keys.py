@@ -42,6 +42,26 @@ def adapter(endpoint: EndpointId, key: str) -> str:
     return f"tl:{{e:{endpoint}|{key}}}"
 
 
+def canaries_asked(endpoint: EndpointId) -> str:
+    """A list: canaries that a dispatcher is to send at this endpoint."""
+    return f"tl:canaries:{{{endpoint}}}"
+
+
+def canary(token: str) -> str:
+    """A string: this canary is awaited."""
+    return f"tl:canary:{{{token}}}"
+
+
+def canary_outcome(token: str) -> str:
+    """A string: what came of sending it."""
+    return f"{canary(token)}:outcome"
+
+
+def canary_back(token: str) -> str:
+    """A string: it was read back."""
+    return f"{canary(token)}:back"
+
+
 AGENTS = "tl:agents"
 FAILOVERS = "tl:failovers"
 SHARDS_OF_CUSTOMERS = "tl:shards"

@@ -37,6 +37,7 @@ class StubVendor:
     def __init__(self, endpoint: str, journal: Journal) -> None:
         self.endpoint, self.journal, self.switch = endpoint, journal, Switch()
         self.number = "+12025550181"
+        self.canary = ""
         self.running = False
         self.answered: list[Entry | None] = []
 

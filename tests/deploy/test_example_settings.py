@@ -25,7 +25,7 @@ DIFFERS = {
     *("templates_folder", "ca_file", "reply_domain", "sender_ton", "sender_npi", "region", "messaging_service_sid"),
     *("callback_number", "secret", "rate_per_s", "hold_s"),
 }
-COMMON = {"rate_per_s", "hold_s", "price"}
+COMMON = {"rate_per_s", "hold_s", "price", "canary", "canary_every_s", "canary_bound_s"}
 
 
 @pytest.fixture

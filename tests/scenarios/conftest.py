@@ -343,6 +343,15 @@ class World:
 
         await until(look, f"{endpoint} is {' or '.join(wanted)}", within_s)
 
+    async def proven_since(self, endpoint: EndpointId, at: float) -> None:
+        """Wait until a canary that was sent after `at` has come back."""
+
+        async def look() -> bool:
+            saved = (await self.core.board.detectors()).get(endpoint, {})
+            return bool(saved.get("proven_at", 0.0) > at)
+
+        await until(look, f"a canary of {endpoint} came back")
+
     # Roles ------------------------------------------------------------------------------------------------------
 
     async def start(self, *roles: str) -> None:
@@ -503,8 +512,9 @@ async def open_world(
     sandbox = Sandbox(SandboxSettings(router_url=url, **ports))
     await sandbox.start()
     quick: dict[str, Any] = {"hold_s": 2.0, "ramp_s": 3.0, "ramp_successes": 2, "recovery_probes": 2}
-    more = settings.pop("endpoints_more", {})
-    tables = [table | more for table in sandbox.endpoint_tables()]
+    more, each = settings.pop("endpoints_more", {}), settings.pop("endpoints_each", {})
+    # Canaries go out where something is suspected; a story that wants them regularly says so.
+    tables = [table | {"canary_every_s": 0.0} | more | each.get(table["id"], {}) for table in sandbox.endpoint_tables()]
     known = Settings(
         organisation="Example Shop",
         redis_url=redis_url,
