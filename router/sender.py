@@ -27,6 +27,8 @@ PROVISIONAL_AFTER_S = 2.0
 """No answer for this long is provisional evidence against an endpoint."""
 RECEIPT_INDEXED_S = 3 * 24 * 3600.0
 """How long a sent message stands among those awaiting a receipt."""
+RECALLABLE_S = 3600.0
+"""The same where no receipts come, so that what is lost can be said again once a canary tells of it."""
 RENDER_PAUSE_S = 15.0
 """After a fault of ours in wording a message, before it is tried again; the attempts kept bound it."""
 POLL_S = 0.5
@@ -244,6 +246,8 @@ class Sender:
                 outcome = "delivered"
             elif capabilities.receipts:
                 due_at = now + (capabilities.receipt_due_s or RECEIPT_INDEXED_S)
+            elif self.endpoint in self.core.canaries:
+                due_at = now + RECALLABLE_S
         return Settlement(
             conversation_id=leased.conversation_id,
             side=leased.side,
