@@ -104,7 +104,7 @@ async def accept_one(store: Store, identity: str, number: int, sequence: int, en
     answer = await store.accept(
         identity,
         message,
-        natural_key=f"bench:{number}:{sequence}",
+        natural_key=f"bench:{message.id}",
         said_hash="0123456789abcdef",
         create=_conversation(number, endpoint) if sequence == 0 else None,
     )

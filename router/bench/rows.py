@@ -65,10 +65,9 @@ async def routed_rows(stage: Stage, sizes: Sizes, tell: Tell) -> tuple[list[Row]
     total = sizes.conversations * sizes.each
     bare, routed, celery = [], [], []
     bare_us, routed_us, redis_us = [], [], []
-    async with _celery(stage) as crew:
+    async with stage.part(), _celery(stage) as crew:
         for number in range(sizes.repetitions):
             tell(f"routed {number + 1}/{sizes.repetitions}")
-            await stage.empty()
             answer = await stage.contender.ask(do="bare", conversations=sizes.conversations, each=sizes.each)
             await stage.check(sizes.conversations, sizes.each, ordered=False)
             bare.append(total / answer["took_s"])
@@ -141,21 +140,22 @@ async def ingest_row(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
     """Row 3: signed webhooks from known customers with an open conversation, durable before they are answered."""
     durable: list[float] = []
     forgetful: list[float] = []
-    for number in range(sizes.repetitions):
-        tell(f"ingest {number + 1}/{sizes.repetitions}")
-        await stage.empty()
+    async with stage.part():
         await _make_customers(stage, sizes.customers)
         ids = await seed(stage.store, sizes.customers, 1)
-        for is_durable, rates in ((True, durable), (False, forgetful)):
-            webhooks = sign_webhooks(sizes.customers, sizes.ingest)
-            port = (await stage.contender.ask(do="serve", durable=is_durable))["port"]
-            begun = time.perf_counter()
-            await post_webhooks(port, webhooks)
-            rates.append(sizes.ingest / (time.perf_counter() - begun))
-            await stage.contender.ask(do="stop")
+        for number in range(sizes.repetitions):
+            tell(f"ingest {number + 1}/{sizes.repetitions}")
+            for is_durable, rates in ((True, durable), (False, forgetful)):
+                webhooks = sign_webhooks(sizes.customers, sizes.ingest)
+                port = (await stage.contender.ask(do="serve", durable=is_durable))["port"]
+                begun = time.perf_counter()
+                await post_webhooks(port, webhooks)
+                rates.append(sizes.ingest / (time.perf_counter() - begun))
+                await stage.contender.ask(do="stop")
         lengths = await asyncio.gather(*(stage.redis.call("LLEN", f"tl:{{s0}}:g:{one}") for one in ids))
-        if sum(lengths) != sizes.customers + sizes.ingest:
-            raise NotVerified(f"{sum(lengths) - sizes.customers} messages are in the store, not {sizes.ingest}")
+        taken, wanted = sum(lengths) - sizes.customers, sizes.ingest * sizes.repetitions
+        if taken != wanted:
+            raise NotVerified(f"{taken} messages are in the store, not {wanted}")
     return [_row("webhooks/s, durable : the same server without Redis", durable, forgetful, 0.80)]
 
 
@@ -174,7 +174,11 @@ async def _make_customers(stage: Stage, count: int) -> None:
 
 async def storm_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
     """Row 4: conversations rebound, to and fro, beside plain six-write scripts; accepts go on meanwhile."""
-    await stage.empty()
+    async with stage.part():
+        return await _storm_rows(stage, sizes, tell)
+
+
+async def _storm_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
     await _make_customers(stage, min(sizes.storm, PLANNED_MAX))
     ids = await seed(stage.store, sizes.storm, 1)
     tell("planning")
@@ -235,12 +239,15 @@ async def _accepting(stage: Stage, meanwhile: Awaitable[T]) -> tuple[T, list[flo
 
 async def latency_row(stage: Stage, sizes: Sizes, capacity: float, tell: Tell) -> list[Row]:
     """Row 5: from asking for the accept until the provider has the message, less what a bare POST takes; open loops."""
-    rate = LOAD_SHARE * capacity
+    async with stage.part():
+        return await _latency_row(stage, sizes, LOAD_SHARE * capacity, tell)
+
+
+async def _latency_row(stage: Stage, sizes: Sizes, rate: float, tell: Tell) -> list[Row]:
     count = max(20, int(rate * sizes.paced_s))
     added, routed, bare, syncs = [], [], [], []
     for number in range(sizes.repetitions):
         tell(f"latency {number + 1}/{sizes.repetitions}")
-        await stage.empty()
         syncs.append(await _sync_ms(stage))
         answer = await stage.contender.ask(do="bare-paced", rate=rate, count=count)
         bare.append(_median_ms(await stage.arrivals(), answer["due"]))
@@ -289,14 +296,14 @@ async def growth_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
     rows = []
     for level in sizes.growth:
         tell(f"{level:,} open conversations")
-        await stage.empty()
-        empty = int((await stage.info("memory"))["used_memory"])
-        ids = await seed(stage.store, level, 1)
-        each = await _bytes_each(stage, empty, level)
-        rate, waits = await _storm(stage, ids, 1)
-        left = level - min(level, GROWTH_SENT)
-        answer = await stage.contender.ask(do="routed", endpoint=THERE, left=left)
-        sent = len(await stage.journal())
+        async with stage.part():
+            empty = int((await stage.info("memory"))["used_memory"])
+            ids = await seed(stage.store, level, 1)
+            each = await _bytes_each(stage, empty, level)
+            rate, waits = await _storm(stage, ids, 1)
+            left = level - min(level, GROWTH_SENT)
+            answer = await stage.contender.ask(do="routed", endpoint=THERE, left=left)
+            sent = len(await stage.journal())
         rows.append(
             Row(
                 f"{level:,} open: Redis bytes each",
@@ -322,12 +329,12 @@ async def process_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
     """The same messages by one, two and four dispatcher processes on every core there is."""
     total = sizes.conversations * sizes.each
     rates: dict[int, list[float]] = {count: [] for count in sizes.processes}
-    async with AsyncExitStack() as stack:
-        crew = [await stack.enter_async_context(stage.another(number)) for number in range(max(sizes.processes))]
+    async with stage.part(), AsyncExitStack() as stack:
+        every = range(1, max(sizes.processes) + 1)
+        crew = [await stack.enter_async_context(stage.another(number, stage.cores.every)) for number in every]
         for number in range(sizes.repetitions):
             for count in sizes.processes:
                 tell(f"{count} processes {number + 1}/{sizes.repetitions}")
-                await stage.empty()
                 await seed(stage.store, sizes.conversations, sizes.each)
                 begun = time.perf_counter()
                 await asyncio.gather(*(one.ask(do="routed", endpoint=HERE, left=0) for one in crew[:count]))

@@ -73,7 +73,6 @@ class Stage:
     folder: Path
     server: PrivateRedis
     provider_url: str
-    contender: Child
     redis: Pipelined
     store: Store
     people: People
@@ -81,11 +80,29 @@ class Stage:
     _http: aiohttp.ClientSession
     strangers: Iterator[int] = field(default_factory=lambda: count(5_000_000))
     """Numbers of people nobody else uses."""
+    _contender: Child | None = None
 
-    async def empty(self) -> None:
-        """Begin anew, the provider's journal too."""
+    @property
+    def contender(self) -> Child:
+        """The contender of this part of the bench."""
+        if self._contender is None:
+            raise RuntimeError("no part of the bench has begun")
+        return self._contender
+
+    @asynccontextmanager
+    async def part(self) -> AsyncIterator[None]:
+        """One part of the bench: an empty Redis, an empty journal and a contender that knows of nothing before.
+
+        A living router takes a Redis that lost everything for one that came back older than it was, and is right.
+        """
         await self.redis.call("FLUSHALL")
         await self.journal()
+        async with self.another(0, self.cores.own) as one:
+            self._contender = one
+            try:
+                yield
+            finally:
+                self._contender = None
 
     async def journal(self) -> list[tuple[int, str]]:
         """What the provider took since it was last asked: when, in monotonic nanoseconds, and the text."""
@@ -132,10 +149,10 @@ class Stage:
         return float(found["used_cpu_sys"]) + float(found["used_cpu_user"])
 
     @asynccontextmanager
-    async def another(self, number: int) -> AsyncIterator[Child]:
-        """A further contender, on any core."""
+    async def another(self, number: int, cores: frozenset[int]) -> AsyncIterator[Child]:
+        """A further contender, on these cores."""
         arguments = (str(self.folder), self.server.url, self.provider_url)
-        async with child(self.folder, CONTENDER, *arguments, name=f"contender-{number}", cores=self.cores.every) as one:
+        async with child(self.folder, CONTENDER, *arguments, name=f"contender-{number}", cores=cores) as one:
             yield one
 
 
@@ -162,9 +179,8 @@ async def set_stage() -> AsyncIterator[Stage]:
 async def _staged(folder: Path, server: PrivateRedis, cores: Cores) -> AsyncIterator[Stage]:
     async with child(folder, PROVIDER, cores=cores.shared) as provider, aiohttp.ClientSession() as http:
         url = f"http://127.0.0.1:{(await provider.heard())['port']}"
-        async with child(folder, CONTENDER, str(folder), server.url, url, cores=cores.own) as contender:
-            redis = Pipelined(connect(server.url))
-            try:
-                yield Stage(folder, server, url, contender, redis, Store(redis), People(redis), cores, http)
-            finally:
-                await redis.close()
+        redis = Pipelined(connect(server.url))
+        try:
+            yield Stage(folder, server, url, redis, Store(redis), People(redis), cores, http)
+        finally:
+            await redis.close()

@@ -67,7 +67,7 @@ def test_a_message_that_the_provider_got_twice_or_never_makes_no_figure(tmp_path
     """The run is refused rather than counted."""
 
     async def play():
-        async with set_stage() as stage:
+        async with set_stage() as stage, stage.part():
             await seed(stage.store, 5, 2)
             await stage.contender.ask(do="routed", endpoint=HERE, left=0)
             found = await stage.check(5, 2)
