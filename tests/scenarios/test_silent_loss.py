@@ -4,13 +4,14 @@ from channels.sandbox.vendor import Fault
 from health.report import Direction, EndpointId, Status
 
 SMS = EndpointId("sms/sandbox")
+BACKUP = EndpointId("sms/backup")
 MAIL = EndpointId("email/sandbox")
 QUICK = {"canary_every_s": 1.0, "canary_bound_s": 2.0}
 
 
 async def test_a_vendor_that_loses_silently_goes_down_and_what_it_took_is_said_again_elsewhere(build_world):
     """Its canary does not come back: the lost text goes out elsewhere, flagged; nothing else does; then it recovers."""
-    async with build_world(endpoints_each={SMS: QUICK}, failover={"one_move_per_s": 1.0}) as world:
+    async with build_world(endpoints_each={SMS: QUICK, BACKUP: QUICK}, failover={"one_move_per_s": 1.0}) as world:
         ann = await world.known_customer("ann")
         await ann.texts("Hello")
         talk = await ann.conversation()
@@ -24,7 +25,8 @@ async def test_a_vendor_that_loses_silently_goes_down_and_what_it_took_is_said_a
         assert (await world.core.board.statuses())[SMS, Direction.OUT].reason == "canary_lost"
         await ann.phone.expects("Example Shop", await talk.reference())
         again = await ann.phone.expects("Perhaps a repeat", "Lost at first.")
-        assert again.endpoint != SMS
+        assert again.endpoint == BACKUP
+        await world.proven_since(BACKUP, again.at)
         await world.vendor("sms").recovers()
         await world.expects_status(SMS, Status.UP, within_s=30)
         await world.ends_well()
