@@ -11,7 +11,8 @@ from channels.text import opt_keyword
 from router.audit_records import Finding, MessageRecord, Page, SideRecord
 from router.domain.conversation import ENDED, MessageClass, MessageState, SideName
 from router.store import keys
-from router.store.store import NATURAL_KEY_KEPT_MS, QUEUE_MAX
+from router.store.reading import QUEUE_MAX
+from router.store.store import NATURAL_KEY_KEPT_MS
 
 TAKEN = frozenset({"unknown", "sent", "delivered", "read", "undelivered", "unconfirmed"})
 """Outcomes after which the provider may have taken it."""
