@@ -150,7 +150,7 @@ async def test_one_that_nobody_sends_says_nothing_and_is_not_sent_late(
     assert provider.taken == []
 
 
-@pytest.mark.parametrize("text", [write_canary(new_canary_token()), "Message blocked", "STOP", "Ref ABCDE"])
+@pytest.mark.parametrize("text", ["canary 0123456789abcdef0123", "Message blocked", "STOP", "Ref ABCDE"])
 async def test_whatever_else_our_own_address_says_is_filed_nowhere(runtime: Runtime, text: str) -> None:
     """A late echo, a word of the provider's: nobody is asked who they are, nobody becomes a customer."""
     assert await hear(runtime, text) == Accepted()
