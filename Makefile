@@ -6,8 +6,7 @@ TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 SEED ?= 0
-.PHONY: soak mutants simulate
-.PHONY: help run demo doctor test test-bundled peers chaos bench bench-detectors check map lock clean
+.PHONY: help run demo doctor test test-bundled peers chaos simulate soak mutants bench bench-detectors check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
