@@ -76,6 +76,8 @@ class Sender:
     _tokens: float = 1.0
     _refilled: float = 0.0
     _idle: int = 0
+    _unsent: int = 0
+    """Leased, and not said yet."""
     _more: bool = False
     _work: asyncio.Queue[tuple[Leased, float]] = field(default_factory=asyncio.Queue)
     _settling: Settling = field(init=False)
@@ -103,7 +105,7 @@ class Sender:
     async def run(self) -> None:
         """Feed and work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self.in_flight):
+            for _ in range(2 * self.in_flight):  # while one half sends, the other half's outcomes are being synced
                 group.create_task(self._worker())
             group.create_task(self._feed())
 
@@ -119,7 +121,7 @@ class Sender:
             except StoreUnavailable as error:
                 log.warning("lease.failed", endpoint=self.endpoint, error=str(error))
                 await self.core.clock.sleep(1.0)
-            if taken and self._more and self._idle:
+            if taken and self._more and self._idle and self._unsent < self.in_flight:
                 continue
             try:
                 async with asyncio.timeout(POLL_S):
@@ -129,7 +131,7 @@ class Sender:
 
     async def _lease(self, shard: int) -> int:
         """Take what may begin now. `_more` says that there may be more: then every worker that is free again rings."""
-        count = min(self._idle, self._allowance())
+        count = min(self._idle, self.in_flight - self._unsent, self._allowance())
         if count < 1:
             self._more = True
             return 0
@@ -139,6 +141,7 @@ class Sender:
         self._tokens -= len(leased)
         for one in leased:
             self._idle -= 1
+            self._unsent += 1
             self._work.put_nowait((one, begun))
         return len(leased)
 
@@ -161,11 +164,19 @@ class Sender:
                 log.exception("attempt.broke", message=leased.message_id, endpoint=self.endpoint)
             finally:
                 self._idle += 1
-                if self._more:
-                    self.bell.set()
+                self._ring()
+
+    def _ring(self) -> None:
+        """Something may begin again: look for it, if there was more than could begin."""
+        if self._more:
+            self.bell.set()
 
     async def _work_on(self, leased: Leased, begun: float) -> None:
-        said = await self._say(leased, begun)
+        try:
+            said = await self._say(leased, begun)
+        finally:
+            self._unsent -= 1
+            self._ring()
         await self._settle(leased, said)
         outcome = said.judgement.outcome if said.judgement else "sent"
         ATTEMPTS.labels(self.endpoint, outcome, leased.message_class).inc()

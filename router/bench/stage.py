@@ -150,9 +150,10 @@ class Stage:
 
     @asynccontextmanager
     async def another(self, number: int, cores: frozenset[int]) -> AsyncIterator[Child]:
-        """A further contender, on these cores."""
+        """A further contender on these cores, ready."""
         arguments = (str(self.folder), self.server.url, self.provider_url)
         async with child(self.folder, CONTENDER, *arguments, name=f"contender-{number}", cores=cores) as one:
+            await one.ask(do="stop")  # answered once it has started
             yield one
 
 

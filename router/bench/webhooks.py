@@ -10,7 +10,7 @@ from channels.signatures import sign_twilio
 from router.bench.contender import ACCOUNT, AUTH_TOKEN, OUR_NUMBER, PUBLIC_URL
 from router.bench.load import HERE, phone
 
-CONNECTIONS = 16
+CONNECTIONS = 64
 ANSWER_WITHIN_S = 100.0
 
 
@@ -79,7 +79,7 @@ class _Poster(asyncio.Protocol):
 
 
 async def post_webhooks(port: int, webhooks: Sequence[bytes]) -> None:
-    """Post them all over 16 connections.
+    """Post them all over 64 connections.
 
     Raises:
         RuntimeError: one was not answered with 200.
