@@ -36,7 +36,7 @@ soak: $(VENV)/installed-dev  ## simulate ten thousand seeds; say SEEDS=... for a
 mutants: $(VENV)/installed-dev  ## break the protocol one guarantee at a time; the simulation must notice each within 300 seeds
 	$(BIN)/python -m tests.simulation.run --mutants --seeds 300
 
-chaos: $(VENV)/installed-dev  ## kill and stop every process under load, break every wire, and judge (8 minutes); CHAOS=--short, --long
+chaos: $(VENV)/installed-dev  ## kill and stop every process under load, break every wire, and judge (9 minutes); CHAOS=--short, --long
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, an npm message centre

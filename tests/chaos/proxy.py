@@ -15,6 +15,7 @@ class Toxin(StrEnum):
 
     NONE = "none"
     BLACK_HOLE = "black hole"  # connections are taken, bytes vanish both ways
+    MUTE = "mute"  # the vendor hears us and takes what we say, and its answers vanish
     RESET = "reset"  # every connection is reset, at once and again
     SLOW = "slow"  # every answer comes 1.5 s late
     GARBAGE = "garbage"  # answers are replaced by noise of the same length
@@ -50,7 +51,7 @@ class Proxy:
     def poison(self, toxin: Toxin) -> None:
         """From now on; what hung in a black hole is cut when it closes, as a firewall's state that is gone."""
         before, self.toxin = self.toxin, toxin
-        if toxin is Toxin.RESET or before is Toxin.BLACK_HOLE:
+        if toxin is Toxin.RESET or before in {Toxin.BLACK_HOLE, Toxin.MUTE}:
             self._reset()
 
     def _reset(self) -> None:
@@ -87,6 +88,8 @@ class Proxy:
         while data := await source.read(CHUNK):
             match self.toxin:
                 case Toxin.BLACK_HOLE:
+                    continue
+                case Toxin.MUTE if answers:
                     continue
                 case Toxin.SLOW if answers:
                     await asyncio.sleep(SLOW_S)

@@ -250,6 +250,12 @@ def plan(world: World, arguments: argparse.Namespace) -> list[Awaitable[None]]:
 # The run
 
 
+def idle(world: World, count: int) -> list[Browser]:
+    """Pages that are open and say nothing; they come back by themselves when web dies under them."""
+    speaking = next(iter(world.customers.browsers.values()))
+    return [Browser(Person(10_000 + n, Channel.CHAT), world.ledger, speaking.http, speaking.url) for n in range(count)]
+
+
 async def begin(world: World) -> None:
     """Everybody has a conversation before anything breaks."""
     async with asyncio.TaskGroup() as group:
@@ -327,6 +333,7 @@ async def play(arguments: argparse.Namespace, folder: Path) -> int:
     """One run; the exit status."""
     async with open_world(arguments.customers, folder) as world, asyncio.TaskGroup() as group:
         browsers = [group.create_task(browser.run()) for browser in world.customers.browsers.values()]
+        browsers += [group.create_task(one.run()) for one in idle(world, arguments.sockets)]
         await introduce(world.api, world.people)
         await begin(world)
         world.say(f"{len(world.people)} customers have a conversation; agents speak, customers ask, faults begin")
@@ -352,6 +359,7 @@ def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--customers", type=int, default=24)
+    parser.add_argument("--sockets", type=int, default=200, help="chat pages that are open beside them")
     parser.add_argument("--short", action="store_true", help="kills, 5 s stops, one vendor: about three minutes")
     parser.add_argument("--long", action="store_true", help="also stops of 60 s")
     arguments = parser.parse_args()
