@@ -1,17 +1,19 @@
 """The Redis client: each loop tick's calls in one pipeline, no retries, no cancelled commands."""
 
 import asyncio
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, cast
 
+import hiredis
 import redis.asyncio
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import DataError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 BATCH_MAX = 500
@@ -181,17 +183,45 @@ class Pipelined:
 
     async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """All answers in one round trip, and behind them how far the journal is where something was written."""
-        pipeline = self.client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
         written = {one[3] for one in commands if one[0] == "EVALSHA" and one[1] in self._writing}
-        for prefix in written:
-            pipeline.execute_command("XREVRANGE", f"{prefix}jr", "+", "-", "COUNT", 1)
-        answers = await pipeline.execute(raise_on_error=False)
+        looks = [("XREVRANGE", f"{prefix}jr", "+", "-", "COUNT", 1) for prefix in written]
+        answers = await self._round_trip([*commands, *looks])
         for prefix, last in zip(written, answers[len(commands) :], strict=True):
             if isinstance(last, list) and last and prefix not in self._doubted:
                 self.positions[prefix] = str(last[0][0])
         return answers[: len(commands)]
+
+    async def _round_trip(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What a pipeline of redis-py does, at a third of its cost: packed in C, and one timeout for all answers."""
+        packed = b"".join(map(_pack, commands))
+        pool: Any = self.client.connection_pool  # untyped in redis-py
+        connection: AbstractConnection = await pool.get_connection()
+        try:
+            async with asyncio.timeout(SOCKET_TIMEOUT_S):
+                await connection.send_packed_command([packed])
+                return [await self._answer(connection, command[0]) for command in commands]
+        except BaseException:
+            # Answers that nobody has read must never be taken for those to the next commands.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
+
+    async def _answer(self, connection: AbstractConnection, name: str) -> Any:
+        try:
+            answer = await connection.read_response(timeout=math.inf)
+        except ResponseError as error:
+            return error
+        read = self.client.response_callbacks.get(name)
+        return read(answer) if read is not None else answer
+
+
+def _pack(command: tuple[Any, ...]) -> bytes:
+    parts: Any = command  # its stub knows tuples of one part only
+    try:
+        return bytes(hiredis.pack_command(parts))
+    except TypeError as error:
+        raise DataError(f"a part of {command[0]} is no text and no number") from error
 
 
 def _fail(batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]], error: Exception) -> None:
