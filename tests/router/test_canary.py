@@ -16,9 +16,10 @@ from channels.sms.smpp_settings import SmppSettings
 from health.report import EndpointId
 from router.audit import audit
 from router.canary import Canaries, CanaryPost
+from router.cli_doctor import check_canaries
 from router.domain.canary import Canary, new_canary_token, read_canary, write_canary
 from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.settings import Settings, load_settings
 
 SMS, BACKUP = EndpointId("sms/sandbox"), EndpointId("sms/backup")
 ECHO = Address(Channel.SMS, "+12025550191")
@@ -161,6 +162,17 @@ async def test_a_customer_who_writes_of_canaries_is_heard(runtime: Runtime) -> N
     """Only a token that we await makes a canary."""
     accepted = await hear(runtime, write_canary(new_canary_token()), NUMBER)
     assert accepted.conversation_id
+
+
+def test_doctor_names_endpoints_that_could_lose_unnoticed() -> None:
+    """And says where the others' canaries go, and when."""
+    table = {"provider": "smpp", "host": "127.0.0.1", "system_id": "us", "password": "p" * 8, "sender": "+12025550100"}
+    canary = {"canary": ECHO.value, "canary_every_s": 600.0}
+    endpoints = [{"id": "sms/acme", **table}, {"id": "sms/post", **table, **canary}]
+    bare, watched = check_canaries(Settings.model_validate({"endpoints": endpoints}))
+    assert (bare.subject, bare.fault) == ("sms/acme", False)
+    assert "Set canary" in bare.remedy
+    assert (watched.subject, watched.words) == ("sms/post", "a canary goes to +12025550191 every 600 s")
 
 
 def test_a_token_is_found_in_what_a_mail_program_made_of_it() -> None:
