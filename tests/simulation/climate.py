@@ -126,8 +126,8 @@ def draw_climate(rng: Random) -> Climate:
 
 FAULTS = (
     "killed", "request_lost", "answer_lost", "slow", "bell_lost", "bell_doubled", "two_supervisors", "clocks_off",
-    "stop_at_commit", "vendors", "all_down", "false_alarms", "stops", "kills", "away", "steps", "no_supervisor", "forced",
-    "console",
+    "stop_at_commit", "vendors", "all_down", "false_alarms", "stops", "kills", "away", "steps", "no_supervisor",
+    "forced", "console",
 )  # fmt: skip
 
 

@@ -10,6 +10,9 @@ from typing import Any
 EPOCH_S = 1_800_000_000.0
 """Unix time when every run begins."""
 
+STEPS_MAX = 1_000_000
+"""Of one run; an hour takes about half of it."""
+
 PROCESS: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("PROCESS", default=None)
 """Whose code runs; nobody's: the network's and the vendors'."""
 
@@ -94,7 +97,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._ready: deque[_Step] = deque()
         self._timers: list[tuple[float, int, _Step]] = []
         self._count = 0
+        self.steps = 0
         self.given_up = False
+        """It goes round in circles."""
         self.broken: list[str] = []
         """What nobody caught."""
 
@@ -118,6 +123,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             asyncio._set_running_loop(None)
 
     def _run(self, step: _Step) -> None:
+        self.steps += 1
+        if self.steps > STEPS_MAX:
+            self.given_up = True
+            self.broken.append(f"more than {STEPS_MAX} steps by {self._now:.0f} s: {step!r}"[:500])
+            return
         if step.cancelled():
             return
         process = step.process

@@ -11,6 +11,7 @@ from pathlib import Path
 import redis
 
 from router.private_redis import PrivateRedis
+from tests.simulation.mutants import MUTANTS, mutated
 from tests.simulation.oracle import judge
 from tests.simulation.world import World
 
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=300)
+    parser.add_argument("--mutants", action="store_true", help="break the protocol, one guarantee at a time")
     parser.add_argument("--log", action="store_true", help="every step of the one seed")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tl-") as folder:
@@ -72,9 +74,31 @@ def main() -> int:
             with redis.Redis.from_url(server.url, decode_responses=True, protocol=2) as client:
                 if asked.seed is not None:
                     return _one(asked.seed, client, log=asked.log)
+                if asked.mutants:
+                    return _mutants(asked.seeds, client)
                 return _many(range(asked.first, asked.first + asked.seeds), client)
         finally:
             server.stop()
+
+
+def first_found(name: str, seeds: range, client: redis.Redis) -> Verdict | None:
+    """The first seed that notices what a mutant breaks; None: it survived them all."""
+    for seed in seeds:
+        verdict = run_seed(seed, client, lambda sources: mutated(name, sources))
+        if verdict.wrong:
+            return verdict
+    return None
+
+
+def _mutants(seeds: int, client: redis.Redis) -> int:
+    survived = False
+    for name in MUTANTS:
+        found = first_found(name, range(seeds), client)
+        survived = survived or found is None
+        print(
+            f"{name}: " + (f"noticed by seed {found.seed}: {found.wrong[0][:150]}" if found else "SURVIVED"), flush=True
+        )
+    return survived
 
 
 def _one(seed: int, client: redis.Redis, *, log: bool) -> int:

@@ -181,7 +181,7 @@ class SimAdapter:
         return Receipt((vendor_id,), ReceiptState.DELIVERED if delivered else ReceiptState.SENT)
 
     async def _stopped_at_commit(self, message: OutboundMessage, mode: str) -> None:
-        """The process is stopped between its last look at the clock and the write: the vendor hears of it afterwards."""
+        """Stopped between its last look at the clock and the write: the vendor hears of it afterwards."""
         process, vendor = PROCESS.get(), self.vendor
         if process is None or process.dead:
             return

@@ -45,7 +45,7 @@ from tests.simulation.people import Said, Talk
 from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
 from tests.simulation.vendors import SimAdapter, Taken, Vendor
 
-POLL_S, CALM_POLL_S = 4.0, 15.0
+POLL_S, CALM_POLL_S = 6.0, 20.0
 """Between two looks where no bell rings: longer than in life, so that an hour takes seconds."""
 DRAIN_S = 2_400.0
 """After the last fault everything must have drained within this, on the virtual clock: 10 minutes for a person, 5 for
@@ -133,7 +133,7 @@ class World:
         self.supervised_at = 0.0
         self.processes: dict[str, Process] = {}
         self.senders: dict[str, tuple[dict[EndpointId, Sender], Planner]] = {}
-        self.pending = 0
+        self.people: dict[asyncio.Task[Any], None] = {}
         self.kills = 0
         self._names = 0
         self.vendors = {endpoint: self._vendor(endpoint) for endpoint in [*self.climate.endpoints, CONSOLE_ENDPOINT]}
@@ -162,12 +162,12 @@ class World:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Somebody outside our processes does something."""
-        self.pending += 1
-        context = PROCESS_OF_NOBODY.copy()
-        self.loop.create_task(work, context=context).add_done_callback(self._spawned_ended)
+        task = self.loop.create_task(work, context=PROCESS_OF_NOBODY.copy())
+        self.people[task] = None
+        task.add_done_callback(self._spawned_ended)
 
     def _spawned_ended(self, task: "asyncio.Task[Any]") -> None:
-        self.pending -= 1
+        del self.people[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             self.loop.broken.append(f"a client broke: {error!r}")
 
@@ -278,7 +278,7 @@ class World:
                 await master.step(monitor, hands, pace)
             except StoreUnavailable:
                 await asyncio.sleep(1.0)
-            for _ in range(24 if self.calm else 8):
+            for _ in range(30 if self.calm else 10):
                 await asyncio.sleep(self.rng.uniform(0.2, 0.8))
                 if await self._changed(core, seen):
                     break
@@ -355,7 +355,7 @@ class World:
             self._drain()
             if not self.loop.given_up:
                 self._look()
-            self.loop.given_up, given_up = False, self.loop.given_up
+            self.loop.given_up, given_up, self.loop.steps = False, self.loop.given_up, 0
             self._tear_down()
             self.loop.given_up = given_up
         self.server.close()
@@ -377,10 +377,10 @@ class World:
         limit = self.now + DRAIN_S + slowed + 2 * self.climate.clock_off_s
         while self.now < limit and not self.loop.given_up:
             self.loop.run_until(min(limit, self.now + 20.0))
-            if not self.pending and not self.left():
+            if not self.people and not self.left():
                 # Let late receipts come, and what follows from them.
                 self.loop.run_until(self.now + 5.0)
-                if not self.pending and not self.left():
+                if not self.people and not self.left():
                     return
 
     def hopeless(self) -> set[str]:
@@ -435,7 +435,8 @@ class World:
         for process in list(self.processes.values()):
             process.stopped_until = 0.0
             process.kill()
-        self.loop.run_until(self.now + 1e9 if self.pending else self.now + 1.0, ended=lambda: not self.pending)
+        for task in list(self.people):
+            task.cancel()
         self.loop.run_until(self.now + 1.0)
 
     def _set_up(self) -> None:
