@@ -26,7 +26,7 @@ from router.operations import affected_sides, limits_of
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings
 from router.store.codec import Notice
-from router.store.store import BATCH_MAX, Rebind
+from router.store.store import BATCH_MAX, REBIND_MAX, Rebind
 from router.switchboard import Switchboard
 from router.telemetry import configure_logging
 from router.web.app import build_app
@@ -39,8 +39,8 @@ PUBLIC_URL = "http://127.0.0.1:1"
 IN_FLIGHT = 32
 LOOK_EVERY_S = 0.004
 DRAIN_WITHIN_S = 100.0
-STORM_CALLS = 2
-"""Calls of 100 sides under way at a time: one is put together while the server runs the other."""
+STORM_CALLS = 3
+"""Calls under way at a time: the next ones are put together while the server runs one."""
 _HEADERS = {
     "Authorization": "Basic " + b64encode(f"{ACCOUNT}:{AUTH_TOKEN}".encode()).decode(),
     "Accept": "application/json",
@@ -181,7 +181,7 @@ class Contender:
             )
             for number, identity in enumerate(ids)
         ]
-        pages = iter([changes[start : start + BATCH_MAX] for start in range(0, len(changes), BATCH_MAX)])
+        pages = iter([changes[start : start + REBIND_MAX] for start in range(0, len(changes), REBIND_MAX)])
         moved = 0
 
         async def rebind_pages() -> None:

@@ -16,6 +16,8 @@ from router.store.reading import QUEUE_MAX, Reading
 
 BATCH_MAX = 100
 """Sides one script call may touch."""
+REBIND_MAX = 25
+"""Of these, the ones one call rebinds: each costs some thirty commands, and whoever writes meanwhile waits for them."""
 NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
 REFERENCE_KEPT_S = 365 * 24 * 3600
 """How long an archived conversation's reference is given to no other."""
@@ -243,8 +245,8 @@ class Store(Reading):
     async def rebind(self, shard: int, changes: Sequence[Rebind | Park | Fail]) -> list[str]:
         """Move, park or fail sides of one shard; `ok`, `epoch` or `missing` for each."""
         answers: list[str] = []
-        for start in range(0, len(changes), BATCH_MAX):
-            batch = [_dump_change(change) for change in changes[start : start + BATCH_MAX]]
+        for start in range(0, len(changes), REBIND_MAX):
+            batch = [_dump_change(change) for change in changes[start : start + REBIND_MAX]]
             answers += await self._run("rebind", shard, batch)
         return answers
 

@@ -89,13 +89,18 @@ local function due_of(S)
   return set, score
 end
 
+local RUNG = {} -- once a script: whoever hears it looks at everything that is due
+
 -- Puts the side where its next work is: every path through every script that changes a side ends here.
 local function place(S)
   local set, score = due_of(S)
   if S.dp ~= set and S.dp ~= '' then redis.call('ZREM', P .. 'd:' .. S.dp, S.id) end
   if set ~= '' then
     redis.call('ZADD', P .. 'd:' .. set, score, S.id)
-    if score <= NOW then redis.call('PUBLISH', P .. 'bell', set) end
+    if score <= NOW and not RUNG[set] then
+      RUNG[set] = true
+      redis.call('PUBLISH', P .. 'bell', set)
+    end
   end
   if S.dp ~= set then
     S.dp = set
@@ -192,6 +197,7 @@ local function send_back(S, message, At, state, said)
     local list = M[3] and cjson.decode(M[3]) or {}
     if #list < 20 then list[#list + 1] = {ep = At.ep, ad = At.ad, o = why, r = said.r} end
     redis.call('HSET', key, 'st', 'queued', 'r', said.r, 'fl', '1', 'lt', '1', 'na', cjson.encode(list))
+    redis.call('HDEL', key, 'pu')
     if state == 'sent' then redis.call('LPUSH', P .. 'q:' .. S.id, message) end
     want_plan(S, why)
     hold(S, 0)
@@ -408,10 +414,10 @@ local function side_facts(S)
     oa = tonumber(C[6] or 0) or 0, pr = tonumber(C[7] or 5) or 5, lo = C[8] or '', rf = C[9] or '', op = C[10] or '1',
     ho = C[11] or '', hd = C[12] or '', head = head or ''}
   if head then
-    local M = redis.call('HMGET', P .. 'm:' .. head, 'cl', 'st', 'xp', 'na', 'b', 'k', 'ca')
+    local M = redis.call('HMGET', P .. 'm:' .. head, 'cl', 'st', 'xp', 'na', 'b', 'k', 'ca', 'pu')
     F.mcl, F.mst, F.mxp, F.mna, F.mk = M[1] or 'normal', M[2] or '', tonumber(M[3] or 0) or 0, M[4] or '', M[6] or ''
     F.mlen = M[5] and string.len(M[5]) or 0
-    F.mca = tonumber(M[7] or 0) or 0
+    F.mca, F.mpu = tonumber(M[7] or 0) or 0, tonumber(M[8] or 0) or 0
     F.mb = F.mlen < 4000 and M[5] or ''
   end
   return cjson.encode(F)
