@@ -44,7 +44,7 @@ async def people_of(core: Core, facts: SideFacts) -> tuple[Binding, ...]:
 
 def request_of(core: Core, facts: SideFacts, bindings: tuple[Binding, ...], now: float) -> RouteRequest:
     """What a route for this side depends on."""
-    again = facts.head_state == "parked"
+    again = facts.head_waited
     excluded = {
         (endpoint, read_place(where)[0])
         for endpoint, where, outcome, _ in facts.not_here
@@ -132,7 +132,7 @@ class Planner:
         changes = await asyncio.gather(*(self._decide(facts, views, now) for facts in batch))
         await self.core.store.rebind(shard, [change for change, _ in changes])
         for facts, (_, decision) in zip(batch, changes, strict=True):
-            if facts.head_state != "parked" or decision.kind is not DecisionKind.PARKED:
+            if not facts.head_waited or decision.kind is not DecisionKind.PARKED:
                 await self.core.store.note(
                     shard, "decision.made", {"d": write_decision(decision)}, conversation_id=facts.conversation_id
                 )

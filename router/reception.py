@@ -43,6 +43,7 @@ from router.domain.matching import (
 from router.evidence_desk import EvidenceDesk
 from router.holding import Holding, Place
 from router.rendering import gather_matter
+from router.store.control import EarlyReceipt
 from router.store.keys import place as place_text
 from router.store.people import TooManyBindings
 from router.store.store import AcceptAnswer, NewConversation, NewLeg, NewMessage, read_token
@@ -116,7 +117,8 @@ class Reception:
     async def _take_receipt(self, event: ReceiptEvent) -> Accepted:
         token = event.token
         if not token and event.vendor_id:
-            token = await self.core.control.token_of(event.endpoint, event.vendor_id, event.state)
+            early = EarlyReceipt(event.state.value, event.reason[:200], permanent=event.permanent, final=event.final)
+            token = await self.core.control.token_of(event.endpoint, event.vendor_id, early)
         try:
             read_token(token)
         except ValueError:
@@ -369,7 +371,7 @@ class Reception:
             if known is not None and not known[1].startswith("h"):
                 thread[identity] = known[1]
                 continue
-            token = await self.core.control.token_of(event.endpoint, identity, "")
+            token = await self.core.control.token_of(event.endpoint, identity)
             if token:
                 message = await self.core.store.message(read_token(token)[0])
                 if message is not None and not message.conversation_id.startswith("h"):

@@ -280,8 +280,10 @@ class Sender:
         A receipt that came before its attempt was known waits there until the attempt has it.
         """
         waiting = await self.core.control.claim_vendor_id(self.endpoint, vendor_ids, leased.token)
-        for state in waiting:
-            await self.core.store.receipt(leased.token, state, permanent=state == "undelivered")
+        for one in waiting:
+            await self.core.store.receipt(
+                leased.token, one.state, reason=one.reason, permanent=one.permanent, final=one.final
+            )
         if waiting:
             await self.core.control.drop_early(self.endpoint, vendor_ids)
 

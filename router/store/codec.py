@@ -113,6 +113,8 @@ class SideFacts:
     head_content: Content | None
     not_here: tuple[tuple[EndpointId, str, str, str], ...]
     """(endpoint, place, outcome, reason) where this message was refused."""
+    head_waited: bool
+    """It was parked since it was last refused."""
 
     @property
     def address(self) -> Address:
@@ -339,6 +341,7 @@ def load_facts(text: str) -> SideFacts:
         head_length=int(row.get("mlen") or 0),
         head_content=load_content(body) if body else None,
         not_here=tuple((EndpointId(x["ep"]), x["ad"], x["o"], x.get("r") or "") for x in refused),
+        head_waited=row.get("mst") == "parked" or int(row.get("mpu") or 0) > 0,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from health.report import EndpointId
 from router.store import keys
@@ -10,6 +11,16 @@ from router.store.redis import Pipelined
 
 GATE_TTL_S = 60.0
 """A gate lapses unless the supervisor renews it; lapsed, one message at a time may try."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyReceipt:
+    """What a vendor said of a message before we knew which attempt its id means."""
+
+    state: str
+    reason: str
+    permanent: bool
+    final: bool
 
 
 class Control:
@@ -59,8 +70,8 @@ class Control:
         rows = await self.redis.call("HGETALL", "tl:pace")
         return {EndpointId(endpoint): json.loads(text) for endpoint, text in rows.items()}
 
-    async def claim_vendor_id(self, endpoint: EndpointId, vendor_ids: Iterable[str], token: str) -> list[str]:
-        """Say which attempt a vendor's ids mean; the states of receipts that came first, until `drop_early`."""
+    async def claim_vendor_id(self, endpoint: EndpointId, vendor_ids: Iterable[str], token: str) -> list[EarlyReceipt]:
+        """Say which attempt a vendor's ids mean; the receipts that came first, until `drop_early`."""
         waiting = []
         for identity in vendor_ids:
             key = keys.vendor_id(endpoint, identity)
@@ -71,7 +82,7 @@ class Control:
                 self.redis.call("HGET", key, "early"),
             )
             if early:
-                waiting.append(str(early))
+                waiting.append(_load_early(str(early)))
         return waiting
 
     async def drop_early(self, endpoint: EndpointId, vendor_ids: Iterable[str]) -> None:
@@ -79,16 +90,25 @@ class Control:
         for identity in vendor_ids:
             await self.redis.call("HDEL", keys.vendor_id(endpoint, identity), "early")
 
-    async def token_of(self, endpoint: EndpointId, vendor_id: str, early: str) -> str:
-        """The token of the attempt a vendor id means; or '' and `early`, if not empty, waits there for the claim."""
+    async def token_of(self, endpoint: EndpointId, vendor_id: str, early: EarlyReceipt | None = None) -> str:
+        """The token of the attempt a vendor id means; or '' and `early`, if given, waits there for the claim."""
         key = keys.vendor_id(endpoint, vendor_id)
         token = await self.redis.call("HGET", key, "token")
-        if token or not early:
+        if token or early is None:
             return str(token or "")
-        await self.redis.call("HSET", key, "early", early)
+        await self.redis.call(
+            "HSET", key, "early", json.dumps([early.state, early.reason, early.permanent, early.final])
+        )
         await self.redis.call("EXPIRE", key, 24 * 3600)
         # The claim may have come between the two calls.
         return str(await self.redis.call("HGET", key, "token") or "")
+
+
+def _load_early(text: str) -> EarlyReceipt:
+    if not text.startswith("["):  # the version before wrote the state alone
+        return EarlyReceipt(text, "", permanent=False, final=True)
+    state, reason, permanent, final = json.loads(text)
+    return EarlyReceipt(state, reason, permanent=permanent, final=final)
 
 
 def _dump_gate(is_open: bool, until_ms: int) -> str:

@@ -179,6 +179,7 @@ class Line:
         self.server = server
         self.rng = rng
         self.faults = faults
+        self._asked_at = self._way_s = -1.0
 
     async def call(self, *command: Any) -> Any:
         """One command's answer."""
@@ -197,7 +198,7 @@ class Line:
             raise asyncio.CancelledError
         answered = loop.create_future()
         # The request is on its way: nothing that happens to its sender calls it back.
-        PROCESS_OF_NOBODY.run(loop.call_later, self._travel(), self._arrive, step, process, answered)
+        PROCESS_OF_NOBODY.run(loop.call_later, self._way_there(), self._arrive, step, process, answered)
         answer = await answered
         self._must_live(process)
         if process is not None and rng.random() < faults.killed_after:
@@ -227,6 +228,12 @@ class Line:
                 loop.given_up = True
                 return
         loop.call_later(self._travel(), _give, answered, answer)
+
+    def _way_there(self) -> float:
+        """What is asked in one tick goes in one pipeline, in its order."""
+        if self.server.loop.time() != self._asked_at:
+            self._asked_at, self._way_s = self.server.loop.time(), self._travel()
+        return self._way_s
 
     def _travel(self) -> float:
         if self.rng.random() < self.faults.slow:

@@ -128,7 +128,7 @@ class World:
         self.climate: Climate = draw_climate(self.rng)
         self.server = Server(client, self.loop, mutate=mutate, ring=self._ring, log=log)
         self.wrong: list[str] = self.server.wrong
-        self.calm = False
+        self.calm = self.looked = False
         self.words = 0
         self.supervised_at = 0.0
         self.processes: dict[str, Process] = {}
@@ -330,7 +330,7 @@ class World:
             await self.request(take)
             # By its own id of a message whose send nobody heard the end of, a vendor tells us nothing.
             heard = event.token and event.state in {ReceiptState.DELIVERED, ReceiptState.READ}
-            taken.told = taken.told or bool(heard)
+            taken.told = taken.told or (bool(heard) and not self.looked)
 
         self.spawn(post())
 
@@ -416,6 +416,7 @@ class World:
 
     def _look(self) -> None:
         """Every client looks up what became of what it said."""
+        self.looked = True
         process = Process(self.loop, "look")
         core = self.core(process, LineFaults())
 

@@ -37,6 +37,8 @@ local function rebind(B)
         if state == 'queued' then
           journal('message.changed', S.c, head, S.ep, {st = 'parked', r = B.r, untl = B.park, s = S.s})
         end
+      elseif state == 'unknown' then
+        redis.call('HSET', P .. 'm:' .. head, 'pu', int(B.park)) -- it stays in doubt, but it has waited
       end
     end
     want_plan(S, B.r)

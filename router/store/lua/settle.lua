@@ -50,6 +50,7 @@ local function exclude(S, O, At)
   local list = na and cjson.decode(na) or {}
   if #list < 20 then list[#list + 1] = {ep = At.ep, ad = At.ad, o = O.o, r = O.r} end
   redis.call('HSET', key, 'na', cjson.encode(list))
+  redis.call('HDEL', key, 'pu') -- refused anew: not parked since
   want_plan(S, O.o)
 end
 

@@ -3,6 +3,7 @@
 from channels.messages import Kind
 from health.report import EndpointId
 from router.domain.conversation import SideName
+from router.store.control import Control, EarlyReceipt
 from router.store.store import Park
 
 MAIL = EndpointId("email/support")
@@ -503,3 +504,38 @@ async def test_a_parked_side_is_planned_at_once_when_it_is_woken_and_no_other_si
     assert await desk.store.plan(0, 10) == []
     assert await desk.store.wake_sides(0, [f"{desk.conversation}:c", f"{desk.conversation}:a"]) == 1
     assert [one.conversation_id for one in await desk.store.plan(0, 10)] == [desk.conversation]
+
+
+async def test_a_doubtful_message_that_was_parked_may_go_again_where_a_credential_was_bad(desk):
+    await desk.open()
+    message = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "misconfigured")
+    await desk.move(notice=False)
+    (leased,) = await desk.lease(SMS)
+    await desk.settle(leased, "unknown")
+    await desk.store.redis.call("SADD", "tl:{s0}:no:c0-ann", "sms:+15550100")
+    desk.advance(61)
+    assert await desk.lease(SMS) == []
+    (facts,) = await desk.store.plan(0, 10)
+    assert (facts.head, facts.head_state, facts.head_waited) == (message, "unknown", False)
+    await desk.store.rebind(0, [Park(desk.conversation, SideName.CUSTOMER, facts.epoch, desk.now + 5, "no_consent")])
+    desk.advance(6)
+    (facts,) = await desk.store.plan(0, 10)
+    assert facts.head_waited, "the bad credential may have been mended meanwhile"
+    await desk.move(MAIL, "email:ann@example.org", notice=False)
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "misconfigured")
+    (facts,) = await desk.store.plan(0, 10)
+    assert not facts.head_waited, "it was not: once more it waits first"
+
+
+async def test_a_receipt_that_waits_for_its_attempt_keeps_everything_it_said(desk):
+    control = Control(desk.store.redis)
+    early = EarlyReceipt("undelivered", "handset off", permanent=False, final=True)
+    assert await control.token_of(SMS, "vendor-1", early) == ""
+    for _ in range(2):
+        assert await control.claim_vendor_id(SMS, ["vendor-1"], "t0-X.1") == [early], "until it is dropped"
+    await control.drop_early(SMS, ["vendor-1"])
+    assert await control.claim_vendor_id(SMS, ["vendor-1"], "t0-X.1") == []
+    assert await control.token_of(SMS, "vendor-1") == "t0-X.1"
