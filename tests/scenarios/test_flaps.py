@@ -233,6 +233,7 @@ async def test_the_first_moved_message_is_at_the_new_vendor_within_two_seconds_o
     assert [one.kind for one in stage.adapters[SMS].taken] == ["notice", "message"]
 
 
+@pytest.mark.timeout(240)
 async def test_two_percent_failures_for_an_hour_take_nothing_down(stage):
     """One message every two seconds; what fails is simply said again."""
     talks = [await stage.customer(number) for number in range(10)]
