@@ -40,6 +40,7 @@ def run(coroutine):
         return runner.run(coroutine)
 
 
+@pytest.mark.timeout(120)  # ten processes are started for it, Celery's among them
 def test_every_row_is_measured_and_told(capsys):
     """One small run gives every row of the table, verified against the journal, each ratio above nothing."""
     told = []
