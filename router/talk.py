@@ -11,6 +11,7 @@ from health.report import EndpointId
 from router.addresses import normalise
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Invalid, NotFound
 from router.domain.conversation import (
+    NOWHERE,
     Customer,
     Message,
     MessageClass,
@@ -19,7 +20,7 @@ from router.domain.conversation import (
 )
 from router.domain.ids import REFERENCE_LENGTH, new_id, shard_of
 from router.domain.journal import Decision, DecisionKind, judged, write_decision
-from router.domain.routing import Choice, RouteRequest, choose_route
+from router.domain.routing import Choice, Route, RouteRequest, choose_route
 from router.edge import Draft, take_draft
 from router.planner import place_for
 from router.reading import ConversationView, Reading, known
@@ -103,7 +104,7 @@ class Talk(Reading):
         if spool is None:
             return await self.put(draft)
         sent = await take_draft(spool, draft, self.put)
-        return sent or Sent(draft.message_id, identity, MessageState.QUEUED, False, 0, _NO, spooled=True)
+        return sent or Sent(draft.message_id, identity, MessageState.QUEUED, False, 0, NOWHERE, spooled=True)
 
     async def put(self, draft: Draft) -> Sent:
         """Give a message its place in its conversation, once. Raises as `send` does."""
@@ -155,24 +156,7 @@ class Talk(Reading):
         now = self.core.clock.now()
         shard = shard_of(customer_id)
         identity = new_id("v", shard, int(now * 1000))
-        bindings = customer.bindings
-        if channel is not None:
-            bindings = tuple(one for one in bindings if one.address.channel is channel) or bindings
-        request = RouteRequest(
-            conversation_id=identity,
-            bindings=bindings,
-            now=now,
-            message_class=message_class,
-            policy=self.core.policy,
-            new=True,
-            text_length=len(content.text),
-            own_channel=channel,
-        )
-        route = choose_route(request, await self.core.views())
-        best = route.best
-        if best is None and not any(one.consent for one in customer.bindings):
-            raise Invalid("no_binding", "The customer agreed to no address. Add a binding with consent first.")
-        where = NewLeg(customer_id, best.endpoint, place_for(best, bindings)) if best else NewLeg(customer_id, _NO, "")
+        route, first = await self._first_leg(identity, customer, message_class, len(content.text), channel)
         create = NewConversation(
             customer_id=customer_id,
             reference=await self.core.people.claim_reference(identity),
@@ -181,7 +165,7 @@ class Talk(Reading):
             message_class=message_class,
             priority=priority,
             team=team,
-            customer=where,
+            customer=first,
             agent=NewLeg("", CONSOLE_ENDPOINT, CONSOLE_PLACE),
         )
         message = NewMessage(
@@ -204,12 +188,43 @@ class Talk(Reading):
         )
         sent = _sent(answer.verdict, answer.message_id, answer.conversation_id, answer.sequence, answer.endpoint)
         if not sent.duplicate:
-            words = f"begins at {best.endpoint}" if best else "nothing can carry it now; it is parked"
-            decision = Decision(DecisionKind.ROUTED, identity, SideName.CUSTOMER, now, words, (), judged(route))
-            await self.core.store.note(
-                shard, "decision.made", {"d": write_decision(decision)}, conversation_id=identity
-            )
+            await self._note_first_leg(identity, route, first)
         return sent
+
+    async def _first_leg(
+        self, identity: str, customer: Customer, message_class: MessageClass, length: int, channel: Channel | None
+    ) -> tuple[Route, NewLeg]:
+        """Where a conversation of ours begins: on the wished channel if it works, else where the route leads.
+
+        Raises:
+            Invalid: the customer agreed to no address.
+        """
+        if not any(one.consent for one in customer.bindings):
+            raise Invalid("no_binding", "The customer agreed to no address. Add a binding with consent first.")
+        views = await self.core.views()
+        wished = tuple(one for one in customer.bindings if one.address.channel is channel)
+        for bindings in (wished, customer.bindings) if wished else (customer.bindings,):
+            request = RouteRequest(
+                conversation_id=identity,
+                bindings=bindings,
+                now=self.core.clock.now(),
+                message_class=message_class,
+                policy=self.core.policy,
+                new=True,
+                text_length=length,
+                own_channel=channel,
+            )
+            route = choose_route(request, views)
+            if route.best is not None:
+                return route, NewLeg(customer.id, route.best.endpoint, place_for(route.best, bindings))
+        return route, NewLeg(customer.id, NOWHERE, "")
+
+    async def _note_first_leg(self, identity: str, route: Route, first: NewLeg) -> None:
+        words = f"begins at {first.endpoint}" if first.endpoint else "nothing can carry it now; it is parked"
+        now = self.core.clock.now()
+        decision = Decision(DecisionKind.ROUTED, identity, SideName.CUSTOMER, now, words, (), judged(route))
+        facts = {"d": write_decision(decision)}
+        await self.core.store.note(shard_of(identity), "decision.made", facts, conversation_id=identity)
 
     async def cancel_message(self, message_id: str) -> Message:
         """Take back a message nobody has begun to say. Raises NotFound, Conflict (begun already)."""
@@ -341,9 +356,6 @@ class Talk(Reading):
             raise Invalid("unknown_endpoint", f"There is no endpoint {endpoint[:60]}.")
         if channel is not None and self.core.capabilities[endpoint].channel is not channel:
             raise Invalid("wrong_channel", f"{endpoint} does not carry {channel}.")
-
-
-_NO = EndpointId("")
 
 
 def _where(choice: Choice, customer: Customer) -> str:

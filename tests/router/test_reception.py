@@ -207,3 +207,14 @@ async def test_what_nobody_could_match_ends_after_thirty_quiet_days(runtime: Run
     for one in held:
         assert await store.close(one) == "ok"
     assert await store.hidden_before(0, runtime.clock.now() + 1) == []
+
+
+async def test_a_conversation_of_ours_begins_elsewhere_when_the_wished_channel_does_not_work(runtime: Runtime) -> None:
+    """`channel` is a wish: mail is led away from, so it begins by SMS."""
+    bindings = [Binding(Address(Channel.EMAIL, "ann@example.org"), verified=True), Binding(NUMBER, verified=True)]
+    ann = await runtime.switchboard.create_customer(name="Ann", locale="en", bindings=bindings)
+    said = {"subject": "Recall", "text": "Please look.", "author": "a", "author_name": "Bo", "channel": Channel.EMAIL}
+    first = await runtime.switchboard.open_conversation(ann.id, idempotency_key="one", **said)
+    await runtime.switchboard.start_failover(scope=[MAIL], target=None, who="ops", why="a test", expires_in_s=60)
+    second = await runtime.switchboard.open_conversation(ann.id, idempotency_key="two", **said)
+    assert (first.endpoint, second.endpoint) == (MAIL, SMS)
