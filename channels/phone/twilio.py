@@ -49,6 +49,8 @@ CALL_S = 540
 OCCUPIED_S = 600.0
 """Ringing, the longest call we allow, and time for the final status to come."""
 KEY_TTL_S = 86_400.0
+NEVER_SAID = "never_said"
+"""A call that was answered, but whose words were never fetched from us: nobody can have heard them."""
 SAYING_TTL_S = 900.0
 """A little longer than a call can last; gone earlier with its final status."""
 ANSWERS_MAX = 20
@@ -156,6 +158,9 @@ class TwilioVoiceAdapter:
                 step = Step.INBOUND if _customer(form) else Step.WITHHELD
                 return Received(about=about, fields={**fields, "step": step})
             case "call":
+                if token:
+                    # A vendor that cannot fetch this says that it is sorry, and calls the call completed all the same.
+                    await self._tools.store.put(f"begun:{sid}", "1", SAYING_TTL_S)
                 step = Step.VOICEMAIL if _is_machine(form) else Step.CALL
                 return Received(about=about, fields={**fields, "step": step})
             case "matter":
@@ -244,6 +249,8 @@ class TwilioVoiceAdapter:
             return Received(fields=fields)
         if status in _UNDELIVERED:
             state, reason = ReceiptState.UNDELIVERED, "call_" + status.replace("-", "_")
+        elif await self._tools.store.get(f"begun:{sid}") is None:
+            state, reason = ReceiptState.UNDELIVERED, NEVER_SAID
         elif _is_machine(form):
             state, reason = ReceiptState.UNCONFIRMED, "voicemail"
         elif await self._tools.store.get(f"key:{sid}") is not None:
