@@ -14,7 +14,7 @@ import structlog
 
 log = structlog.get_logger()
 
-ANSWER_WITHIN_S = 120.0
+ANSWER_WITHIN_S = 300.0
 LINE_MAX = 64 * 1024 * 1024
 
 Answer = dict[str, Any]
@@ -96,7 +96,7 @@ class Child:
         self._name = name
 
     async def ask(self, **question: Any) -> Answer:
-        """Put a question and wait for its answer, at most two minutes.
+        """Put a question and wait for its answer, at most five minutes.
 
         Raises:
             ChildFailed: it ended, answered too late, or answered with an error.

@@ -2,7 +2,7 @@
 
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from health.report import Direction, EndpointId, Evidence, Status, Verdict, Witness
@@ -63,23 +63,26 @@ def stream(rate: float, share: float, seed: int, *, before_s: float, after_s: fl
 class _Watched:
     """Our detector under its own probe schedule, on virtual time."""
 
-    def __init__(self, seed: int, *, probes_see: bool, receipts: bool = False, canary: bool = False) -> None:
+    def __init__(
+        self, seed: int, probes_fail: Callable[[float], float], *, receipts: bool = False, canary: bool = False
+    ) -> None:
+        """`probes_fail`: the share of probes that fail at a time."""
         self._dice = random.Random(seed * 7919 + 1)
         target = MonitorTarget("bench", receipts=receipts, canary=canary)
         self.watch = EndpointWatch(ENDPOINT, target, DetectorSettings(), now=START, random=self._dice.random)
         self.statuses: list[tuple[float, Status]] = []
-        self._probes_see = probes_see
+        self._probes_fail = probes_fail
         self._now = START
 
-    def advance(self, until: float, failing: float) -> None:
-        """Let time pass in quarter seconds, probing; `failing`: the share of probes that meet the outage."""
+    def advance(self, until: float) -> None:
+        """Let time pass in quarter seconds, probing."""
         while self._now + TICK_S <= until:
             self._now += TICK_S
             found = []
             self.watch.hurry(self._now)
             if self.watch.probe_due(self._now):
                 self.watch.probe_began(self._now)
-                fails = self._dice.random() < (failing if self._probes_see else 0.0)
+                fails = self._dice.random() < self._probes_fail(self._now)
                 verdict = Verdict.FAILURE if fails else Verdict.OK
                 found += self.watch.probe_ended(self._now, verdict, "connect_refused" if fails else "")
             found += self.watch.tick(self._now, 0)
@@ -98,15 +101,15 @@ class _Watched:
 
 def time_ours(rate: float, share: float, seed: int, *, probes_see: bool) -> float:
     """Seconds from the outage until our detector says `down`."""
-    watched = _Watched(seed, probes_see=probes_see)
     began = START + BEFORE_S
+    watched = _Watched(seed, lambda at: share if probes_see and at >= began else 0.0)
     for one in stream(rate, share, seed, before_s=BEFORE_S, after_s=WATCHED_S):
         at = began + one.at
-        watched.advance(at, share if at >= began else 0.0)
+        watched.advance(at)
         watched.say(at, Verdict.FAILURE if one.failed else Verdict.OK)
         if (took_s := watched.first(Status.DOWN, began)) < float("inf"):
             return took_s
-    watched.advance(began + WATCHED_S, share)
+    watched.advance(began + WATCHED_S)
     return watched.first(Status.DOWN, began)
 
 
@@ -136,13 +139,13 @@ def measure_cell(rate: float, share: float, seeds: int) -> Cell:
 
 def false_alarms(sends: int, rate: float = 1.0, seed: int = 1) -> dict[str, float]:
     """Trips at the base share of failures, by a million sends. Ours: `down`; and beside it, `suspect`."""
-    watched = _Watched(seed, probes_see=True)
+    watched = _Watched(seed, lambda at: BASE_SHARE)
     rules = published()
     trips: dict[str, int] = dict.fromkeys(rules, 0)
     count = 0
     for one in stream(rate, BASE_SHARE, seed, before_s=0.0, after_s=sends / rate):
         count += 1
-        watched.advance(START + one.at, BASE_SHARE)
+        watched.advance(START + one.at)
         watched.say(START + one.at, Verdict.FAILURE if one.failed else Verdict.OK)
         for name, rule in rules.items():
             if rule.observe(one.at, failed=one.failed):
@@ -160,7 +163,7 @@ def time_silent_loss(rate: float, lost: float, seed: int) -> float:
     Every send is taken; from the outage on the share `lost` of them has no receipt.
     """
     dice = random.Random(seed)
-    watched = _Watched(seed, probes_see=False, receipts=True, canary=True)
+    watched = _Watched(seed, lambda at: 0.0, receipts=True, canary=True)
     before_s = max(BEFORE_S, LEARNT_RECEIPTS / rate)
     began = START + before_s
     receipts: list[tuple[float, str]] = []
@@ -170,9 +173,9 @@ def time_silent_loss(rate: float, lost: float, seed: int) -> float:
         now, token = began + at, f"t{number}"
         while receipts and receipts[0][0] <= now:
             came, earlier = receipts.pop(0)
-            watched.advance(came, 0.0)
+            watched.advance(came)
             watched.say(came, Verdict.OK, Witness.RECEIPT, earlier)
-        watched.advance(now, 0.0)
+        watched.advance(now)
         watched.say(now, Verdict.OK, token=token)
         if at < 0 or dice.random() >= lost:
             receipts.append((now + RECEIPT_LAG_S * dice.lognormvariate(0, LAG_SPREAD), token))

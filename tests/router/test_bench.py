@@ -152,6 +152,8 @@ def test_detectors_are_compared_on_the_same_streams(shallow):
     cell = measure_cell(1.0, 0.5, 5)
     assert cell.median(OURS) < 12 < cell.median("Envoy, 5 in a row") < cell.median("resilience4j, 50 % of 100")
     assert cell.times == measure_cell(1.0, 0.5, 5).times
+    rare = measure_cell(0.2, 1.0, 20)
+    assert rare.ninetieth(OURS) < 20 <= rare.ninetieth("Envoy, 5 in a row"), "with few sends it is the probes that tell"
     assert silent_losses(2.0, 1.0, 2)[-1] < 60
     found = detect(shallow, lambda words: None)
     tables = write_tables(found)
