@@ -60,9 +60,15 @@ class PeopleDesk:
 
     async def set_binding(self, customer_id: str, binding: Binding) -> Customer:
         """Add or replace a binding; withdrawn consent holds from the next lease on. Raises NotFound, Invalid."""
-        await self.customer(customer_id)
+        customer = await self.customer(customer_id)
+        checked = self._checked(binding)
         try:
-            await self.core.people.set_binding(customer_id, self._checked(binding))
+            # Consent is one person's: it changes at every alias first, so that none of them still writes.
+            for other in await self._same_person(customer):
+                held = next((one for one in other.bindings if one.address == checked.address), None)
+                if held is not None:
+                    await self.core.people.set_binding(other.id, replace(held, consent=checked.consent))
+            await self.core.people.set_binding(customer_id, checked)
         except TooManyBindings as error:
             raise Invalid("too_many_bindings", str(error)) from error
         await self.core.wake_customer(customer_id)
@@ -76,6 +82,41 @@ class PeopleDesk:
             raise NotFound("unknown_binding", "The customer has no such address.")
         await self.core.people.remove_binding(customer_id, found)
         return await self.customer(customer_id)
+
+    async def merge_customer(self, loser_id: str, into: str) -> Customer:
+        """Say that two customers are one person: nothing moves, what is new begins with `into`. Undone by `unmerge`.
+
+        Raises:
+            NotFound, Invalid (the same one; one of them is an alias or has aliases already; more than 50 bindings).
+        """
+        loser, winner = await self.customer(loser_id), await self.customer(into)
+        if loser.id == winner.id:
+            raise Invalid("same_customer", "A customer cannot be merged into itself. Name two.")
+        if loser.alias_of or winner.alias_of or await self.core.people.aliases(loser.id):
+            raise Invalid(
+                "already_merged", "One of them is merged already. Undo that first, or merge into its customer."
+            )
+        try:
+            await self.core.people.make_alias(loser, winner)
+        except TooManyBindings as error:
+            raise Invalid("too_many_bindings", str(error)) from error
+        await self.core.wake_customer(winner.id)
+        return await self.customer(winner.id)
+
+    async def unmerge_customer(self, loser_id: str) -> Customer:
+        """They are two people after all. Raises NotFound, Invalid (it is no alias)."""
+        loser = await self.customer(loser_id)
+        if not loser.alias_of:
+            raise Invalid("not_merged", "This customer is not merged into another.")
+        await self.core.people.drop_alias(loser)
+        return await self.customer(loser_id)
+
+    async def _same_person(self, customer: Customer) -> list[Customer]:
+        """The other ids of this person."""
+        root = customer.alias_of or customer.id
+        ids = {root, *await self.core.people.aliases(root)} - {customer.id}
+        found = [await self.core.people.customer(one) for one in sorted(ids)]
+        return [one for one in found if one is not None]
 
     async def create_agent(self, *, name: str, team: str, bindings: Sequence[Binding]) -> Agent:
         """Write a new agent. Raises Invalid."""

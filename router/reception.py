@@ -389,7 +389,7 @@ class Reception:
         """The customer the conversation opens for; two deliveries from one unknown address make one customer."""
         found = next((one for one in sender.customers if one.id == customer_id), None)
         if found is not None:
-            return found
+            return await self.core.customer_of(found.alias_of) if found.alias_of else found
         bound = event.endpoint if event.sender.channel is Channel.CHAT else None
         now = self.core.clock.now()
         proposed = new_id("c", sender.place.shard, int(now * 1000))

@@ -152,6 +152,9 @@ class Talk(Reading):
         customer = await self.core.people.customer(known(customer_id))
         if customer is None:
             raise NotFound("unknown_customer", "There is no such customer.")
+        if customer.alias_of:
+            customer = await self.core.customer_of(customer.alias_of)
+            customer_id = customer.id
         content = await self._content(text, None, subject, ())
         now = self.core.clock.now()
         shard = shard_of(customer_id)

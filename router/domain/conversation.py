@@ -97,6 +97,8 @@ class Customer:
     locale: str
     bindings: tuple[Binding, ...]
     created_at: float
+    alias_of: str = ""
+    """The customer this one turned out to be; what is open here ends here, what is new begins there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class People:
             locale=row["l"],
             bindings=tuple(sorted((codec.load_binding(k, v) for k, v in bindings.items()), key=_by_order)),
             created_at=float(row["at"]),
+            alias_of=row.get("al", ""),
         )
 
     async def describe(self, customer_id: str, *, name: str = "", locale: str = "") -> None:
@@ -80,6 +81,33 @@ class People:
         if binding.consent:
             await self.redis.call("SREM", refused, where)
         await self.redis.call("HSETNX", keys.address(binding.address, binding.endpoint), customer_id, _stamp(binding))
+
+    async def make_alias(self, loser: Customer, winner: Customer) -> None:
+        """Two customers are one person: no key moves, the loser becomes an alias and the winner gets its bindings."""
+        known = {codec.place_of(one) for one in winner.bindings}
+        given = [one for one in loser.bindings if codec.place_of(one) not in known]
+        for number, binding in enumerate(given):
+            await self.set_binding(winner.id, replace(binding, order=len(winner.bindings) + number))
+        key = f"{keys.shard(shard_of(loser.id))}cu:{loser.id}"
+        places = json.dumps([codec.place_of(one) for one in given])
+        await self.redis.call("HSET", key, "al", winner.id, "cp", places)
+        await self.redis.call("SADD", f"{keys.shard(shard_of(winner.id))}als:{winner.id}", loser.id)
+
+    async def drop_alias(self, loser: Customer) -> None:
+        """Undo `make_alias`: they are two people again, and the winner loses what was given then."""
+        key = f"{keys.shard(shard_of(loser.id))}cu:{loser.id}"
+        places = set(json.loads(await self.redis.call("HGET", key, "cp") or "[]"))
+        winner = await self.customer(loser.alias_of)
+        for binding in winner.bindings if winner is not None else ():
+            if codec.place_of(binding) in places:
+                await self.remove_binding(loser.alias_of, binding)
+        await self.redis.call("SREM", f"{keys.shard(shard_of(loser.alias_of))}als:{loser.alias_of}", loser.id)
+        await self.redis.call("HDEL", key, "al", "cp")
+
+    async def aliases(self, customer_id: str) -> list[str]:
+        """Ids of the customers that are aliases of this one."""
+        key = f"{keys.shard(shard_of(customer_id))}als:{customer_id}"
+        return sorted(await self.redis.call("SMEMBERS", key))
 
     async def remove_binding(self, customer_id: str, binding: Binding) -> None:
         """Forget a binding."""

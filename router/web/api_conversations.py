@@ -49,6 +49,16 @@ async def remove_binding(call: Call[Nothing, models_people.CustomerQuery]) -> mo
     return models_people.Customer.of(await call.switchboard.remove_binding(call.path["customer_id"], address))
 
 
+async def merge_customer(call: Call[models_people.Merge, Nothing]) -> models_people.Customer:
+    """Two customers are one person."""
+    return models_people.Customer.of(await call.switchboard.merge_customer(call.path["customer_id"], call.body.into))
+
+
+async def unmerge_customer(call: Call[Nothing, Nothing]) -> models_people.Customer:
+    """They are two people after all."""
+    return models_people.Customer.of(await call.switchboard.unmerge_customer(call.path["customer_id"]))
+
+
 async def create_agent(call: Call[models_people.NewAgent, Nothing]) -> models_people.Agent:
     """Add an agent."""
     bindings = [binding.to_domain() for binding in call.body.bindings]

@@ -97,6 +97,7 @@ class Customer(Model):
     locale: str
     bindings: tuple[Binding, ...]
     created_at: datetime | None
+    alias_of: str = Field("", description="The customer this one turned out to be; empty: it is one of its own.")
 
     @classmethod
     def of(cls, customer: domain.Customer) -> Self:
@@ -106,7 +107,14 @@ class Customer(Model):
             locale=customer.locale,
             bindings=tuple(Binding.of(binding) for binding in customer.bindings),
             created_at=instant(customer.created_at),
+            alias_of=customer.alias_of,
         )
+
+
+class Merge(Model):
+    """Which customer another turned out to be."""
+
+    into: str = Field(min_length=1, max_length=60, description="The id that stays.")
 
 
 class Customers(Model):

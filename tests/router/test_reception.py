@@ -218,3 +218,22 @@ async def test_a_conversation_of_ours_begins_elsewhere_when_the_wished_channel_d
     await runtime.switchboard.start_failover(scope=[MAIL], target=None, who="ops", why="a test", expires_in_s=60)
     second = await runtime.switchboard.open_conversation(ann.id, idempotency_key="two", **said)
     assert (first.endpoint, second.endpoint) == (MAIL, SMS)
+
+
+async def test_merged_customers_keep_what_is_open_begin_anew_as_one_and_can_be_parted_again(runtime: Runtime) -> None:
+    """No key moves; consent reaches every alias; undo takes back what was given."""
+    board, mail = runtime.switchboard, Address(Channel.EMAIL, "ann@example.org")
+    open_one = await hear(runtime, "by text")
+    loser = (await board.conversation(open_one.conversation_id)).customer
+    winner = await board.create_customer(name="Ann", locale="en", bindings=[Binding(mail, verified=True)])
+    merged = await board.merge_customer(loser.id, winner.id)
+    assert {one.address for one in merged.bindings} == {mail, NUMBER}
+    assert (await hear(runtime, "still the same matter")).conversation_id == open_one.conversation_id
+    await board.close_conversation(open_one.conversation_id, "ops")
+    anew = await hear(runtime, "something else")
+    assert (await board.conversation(anew.conversation_id)).customer.id == winner.id
+    await board.set_binding(winner.id, Binding(NUMBER, verified=True, consent=False))
+    assert not next(one for one in (await board.customer(loser.id)).bindings if one.address == NUMBER).consent
+    await board.unmerge_customer(loser.id)
+    assert [one.address for one in (await board.customer(winner.id)).bindings] == [mail]
+    assert (await board.customer(loser.id)).alias_of == ""
