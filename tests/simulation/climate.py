@@ -115,7 +115,7 @@ def draw_climate(rng: Random) -> Climate:
             bell_lost=some["bell_lost"],
             bell_doubled=some["bell_doubled"],
         ),
-        clock_off_s=3600.0 * some["clocks_off"],
+        clock_off_s=600.0 * some["clocks_off"],
         stop_at_commit=0.1 * some["stop_at_commit"],
     )
     _draw_vendors(rng, climate, on)

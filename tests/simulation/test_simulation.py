@@ -7,7 +7,7 @@ from tests.simulation.mutants import MUTANTS, mutated
 from tests.simulation.run import first_found, run_seed
 
 SEEDS = 300
-CHUNK = 15
+CHUNK = 10
 
 
 def _promises_kept(first: int, simulated) -> None:

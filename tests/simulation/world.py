@@ -374,6 +374,8 @@ class World:
 
     def _drain(self) -> None:
         slowed = sum(-step for _, step in self.climate.steps if step < 0) / 1000
+        # Health may still change its mind about what was.
+        self.loop.run_until(max([self.now, *(one.at + 10.0 for one in self.climate.changes)]))
         limit = self.now + DRAIN_S + slowed + 2 * self.climate.clock_off_s
         while self.now < limit and not self.loop.given_up:
             self.loop.run_until(min(limit, self.now + 20.0))
@@ -412,6 +414,10 @@ class World:
                 for one in self.server.client.zrange(str(key), 0, 50)
                 if due != keys.PLAN or one not in hopeless
             ]
+        for endpoint in self.climate.endpoints:
+            if CAPABILITIES[endpoint].receipt_due_s is not None:  # without a receipt it goes on to the next binding
+                awaited = self.server.client.zrange(f"tl:{{s0}}:aw:{endpoint}", 0, 50)
+                found += [f"receipt for {token} from {endpoint}" for token in awaited]
         return sorted(found)
 
     def _look(self) -> None:
