@@ -35,6 +35,8 @@ from router.switchboard import Switchboard
 
 CHAT_ENDPOINT = EndpointId("chat/web")
 HTTP_CONNECTIONS_MAX = 200
+SANDBOX_HOLD_S = 10.0
+"""Stand-in vendors send receipts within a second: who watches by hand need not wait a real vendor's minute."""
 HTTP_TIMEOUT_S = 15.0
 """The rim for every HTTP call; adapters bound theirs tighter."""
 CLI_ROLE = "cli"
@@ -94,7 +96,7 @@ def all_endpoints(settings: Settings) -> tuple[AnyEndpointSettings, ...]:
     """The configured endpoints, the stand-in vendors where they run, and always the console and our own chat."""
     tables: list[dict[str, object]] = []
     if settings.sandbox_enabled:
-        tables += endpoint_tables(sandbox_settings(settings))
+        tables += [{"hold_s": SANDBOX_HOLD_S, **table} for table in endpoint_tables(sandbox_settings(settings))]
     providers = {endpoint.provider for endpoint in settings.endpoints}
     if "console" not in providers:
         tables.append({"id": CONSOLE_ENDPOINT, "provider": "console"})
