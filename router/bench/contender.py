@@ -95,7 +95,7 @@ class Contender:
             case "bare":
                 answer = await self._bare(question["conversations"], question["each"])
             case "routed":
-                answer = await self._routed(EndpointId(question["endpoint"]), question["left"])
+                answer = await self._routed(EndpointId(question["endpoint"]))
             case "storm":
                 answer = await self._storm(question["ids"], question["epoch"], EndpointId(question["to"]))
             case "plan":
@@ -151,13 +151,13 @@ class Contender:
         adapters = {endpoint: runtime.adapters[endpoint] for endpoint in (HERE, THERE)}
         return Dispatcher(runtime.core, runtime.switchboard, adapters, runtime.desk, worker_name("dispatch"))
 
-    async def _routed(self, endpoint: EndpointId, left: int) -> Answer:
-        """Dispatch until no more than `left` sides have work at `endpoint`; with 0 left, all is settled."""
+    async def _routed(self, endpoint: EndpointId) -> Answer:
+        """Dispatch until no side has work at `endpoint`: everything is settled."""
         begun = time.perf_counter()
         dispatching = asyncio.create_task(self._dispatcher().run())
         try:
             async with asyncio.timeout(DRAIN_WITHIN_S):
-                while await self._runtime.store.due_count(endpoint) > left:  # noqa: ASYNC110 - another process's work
+                while await self._runtime.store.due_count(endpoint):  # noqa: ASYNC110 - another process's work
                     await asyncio.sleep(LOOK_EVERY_S)
             took_s = time.perf_counter() - begun
         finally:

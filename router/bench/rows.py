@@ -74,7 +74,7 @@ async def routed_rows(stage: Stage, sizes: Sizes, tell: Tell) -> tuple[list[Row]
             bare_us.append(answer["cpu_s"] / total * 1e6)
             await seed(stage.store, sizes.conversations, sizes.each)
             before = await stage.redis_cpu_s()
-            answer = await stage.contender.ask(do="routed", endpoint=HERE, left=0)
+            answer = await stage.contender.ask(do="routed", endpoint=HERE)
             redis_us.append((await stage.redis_cpu_s() - before) / total * 1e6)
             await stage.check(sizes.conversations, sizes.each)
             routed.append(total / answer["took_s"])
@@ -301,15 +301,17 @@ async def growth_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
             ids = await seed(stage.store, level, 1)
             each = await _bytes_each(stage, empty, level)
             rate, waits = await _storm(stage, ids, 1)
-            left = level - min(level, GROWTH_SENT)
-            answer = await stage.contender.ask(do="routed", endpoint=THERE, left=left)
-            sent = len(await stage.journal())
+            begun = time.perf_counter()
+            await stage.contender.ask(do="dispatch")
+            await stage.taken(min(level, GROWTH_SENT))
+            sends_per_s = min(level, GROWTH_SENT) / (time.perf_counter() - begun)
+            await stage.contender.ask(do="stop")
         rows.append(
             Row(
                 f"{level:,} open: Redis bytes each",
                 f"{each:,.0f}",
                 f"rebound in {level / rate:.1f} s ({rate:,.0f}/s, accepts p99 {percentile(waits, 0.99):.1f} ms); "
-                f"{sent / answer['took_s']:,.0f} sends/s",
+                f"{sends_per_s:,.0f} sends/s",
                 "",
                 "1,536 bytes",
                 each <= MEMORY_BYTES,
@@ -337,7 +339,7 @@ async def process_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
                 tell(f"{count} processes {number + 1}/{sizes.repetitions}")
                 await seed(stage.store, sizes.conversations, sizes.each)
                 begun = time.perf_counter()
-                await asyncio.gather(*(one.ask(do="routed", endpoint=HERE, left=0) for one in crew[:count]))
+                await asyncio.gather(*(one.ask(do="routed", endpoint=HERE) for one in crew[:count]))
                 rates[count].append(total / (time.perf_counter() - begun))
                 await stage.check(sizes.conversations, sizes.each)
     first = rates[sizes.processes[0]]

@@ -70,7 +70,7 @@ def test_a_message_that_the_provider_got_twice_or_never_makes_no_figure(tmp_path
     async def play():
         async with set_stage() as stage, stage.part():
             await seed(stage.store, 5, 2)
-            await stage.contender.ask(do="routed", endpoint=HERE, left=0)
+            await stage.contender.ask(do="routed", endpoint=HERE)
             found = await stage.check(5, 2)
             assert (found.messages, found.clean) == (10, True)
             await stage.contender.ask(do="bare", conversations=5, each=2)
