@@ -4,12 +4,14 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -21,7 +23,7 @@ from router.demo_judge import Ledger, Marker, answer, judge, read_question
 from router.demo_people import CHAT, Api, Browser, Customers, PeopleStopped, Person, addresses, cast, introduce
 from router.demo_stage import clear, forget_environment, make_folder, write_settings
 from router.private_redis import PrivateRedis
-from router.process_tree import ProcessTree
+from router.process_tree import ProcessTree, TreeStopped
 from router.runtime import load_wording
 from router.settings import PRIVATE_FOLDER_MODE, SETTINGS_FILE, default_broker_url, load_settings, write_private_file
 from router.telemetry import configure_logging
@@ -46,6 +48,8 @@ class World:
     api: Api
     sandbox: Sandbox
     tree: ProcessTree
+    playing: asyncio.Task[None]
+    """Ends when the tree does: at Ctrl-C, or because a child will not live."""
     server: PrivateRedis
     proxies: dict[str, Proxy]
     people: Sequence[Person]
@@ -71,10 +75,17 @@ class World:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
+def free_port() -> int:
+    """Nobody else's: two runs at the same time must not hear each other's browsers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @asynccontextmanager
 async def open_world(count: int, folder: Path) -> AsyncIterator[World]:
     """Vendors behind poisonable wires, a durable Redis, the tree that `up` runs, and people."""
-    port, log = 18_321, (folder / "vendors.log").open("a", encoding="utf-8")
+    port, log = free_port(), (folder / "vendors.log").open("a", encoding="utf-8")
     configure_logging("info", log)
     ports = {name: 0 for name in SandboxSettings.model_fields if name.endswith("_port")}
     url = f"http://127.0.0.1:{port}"
@@ -115,7 +126,9 @@ async def open_world(count: int, folder: Path) -> AsyncIterator[World]:
             browsers = {one.number: Browser(one, ledger, http, ws) for one in people if one.channel is Channel.CHAT}
             customers = Customers(people, sandbox.vendors, browsers)
             try:
-                yield World(Api(http, url, key), sandbox, tree, server, proxies, people, customers, ledger, folder)
+                yield World(
+                    Api(http, url, key), sandbox, tree, playing, server, proxies, people, customers, ledger, folder
+                )
             finally:
                 tree.stop()
                 await asyncio.gather(playing, return_exceptions=True)
@@ -232,7 +245,8 @@ async def freeze(world: World, role: str, seconds: float) -> None:
     try:
         await asyncio.sleep(seconds)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 async def poison(world: World, endpoint: str, toxin: Toxin, seconds: float) -> None:
@@ -243,18 +257,25 @@ async def poison(world: World, endpoint: str, toxin: Toxin, seconds: float) -> N
     world.proxies[endpoint].poison(Toxin.NONE)
 
 
-def plan(world: World, arguments: argparse.Namespace) -> list[Awaitable[None]]:
+def plan(world: World, arguments: argparse.Namespace) -> list[Callable[[], Awaitable[None]]]:
     """Every fault in turn."""
     stops = (5.0,) if arguments.short else (5.0, 12.0, 60.0) if arguments.long else (5.0, 12.0)
     endpoints = (SMS_BACKUP,) if arguments.short else (MAIL, SMS, SMS_BACKUP, PHONE)
-    found: list[Awaitable[None]] = [kill(world, role) for role in ROLES]
-    found += [freeze(world, role, seconds) for seconds in stops for role in ROLES]
+    found: list[Callable[[], Awaitable[None]]] = [partial(kill, world, role) for role in ROLES]
+    found += [partial(freeze, world, role, seconds) for seconds in stops for role in ROLES]
     toxins = [one for one in Toxin if one is not Toxin.NONE]
-    found += [poison(world, endpoint, toxin, 8.0) for endpoint in endpoints for toxin in toxins]
+    found += [partial(poison, world, endpoint, toxin, 8.0) for endpoint in endpoints for toxin in toxins]
     return found
 
 
 # The run
+
+
+async def watch(world: World) -> None:
+    """Without the tree there is nothing left to break. Raises TreeStopped."""
+    await asyncio.wait({world.playing})
+    world.playing.result()
+    raise TreeStopped("The process tree was stopped.")
 
 
 def idle(world: World, count: int) -> list[Browser]:
@@ -342,20 +363,21 @@ async def play(arguments: argparse.Namespace, folder: Path) -> int:
     async with open_world(arguments.customers, folder) as world, asyncio.TaskGroup() as group:
         browsers = [group.create_task(browser.run()) for browser in world.customers.browsers.values()]
         browsers += [group.create_task(one.run()) for one in idle(world, arguments.sockets)]
+        watching = group.create_task(watch(world))
         await introduce(world.api, world.people)
         await begin(world)
         world.say(f"{len(world.people)} customers have a conversation; agents speak, customers ask, faults begin")
         load = [group.create_task(work(world, person)) for person in world.people for work in (speak, ask)]
         for fault in plan(world, arguments):
             await asyncio.sleep(BREATH_S)
-            await fault
+            await fault()
         world.say("The last fault is over; everybody finishes their sentence")
         world.silence.set()
         since = time.monotonic()
         await asyncio.wait(load, timeout=DRAIN_S)
         took_s = time.monotonic() - since + await drained(world)
         wrong = await verdict(world, took_s)
-        for task in [*load, *browsers]:
+        for task in [*load, *browsers, watching]:
             task.cancel()
     for line in wrong:
         world.say(line)

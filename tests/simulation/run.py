@@ -122,7 +122,7 @@ def _many(seeds: range, client: redis.Redis) -> int:
             print(f"seed {seed}: {len(verdict.wrong)} wrong; repeat with: make simulate SEED={seed}")
             for wrong in verdict.wrong[:5]:
                 print("   ", wrong[:1500])
-        if len(verdicts) % 500 == 0:
+        if len(verdicts) % 100 == 0:
             print(f"{len(verdicts)} seeds so far, {time.monotonic() - began:.0f} s")
         sys.stdout.flush()
     took = time.monotonic() - began
