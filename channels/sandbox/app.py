@@ -215,7 +215,7 @@ class Sandbox:
                 await vendor.start()
                 self._started.append(vendor)
             await self._open_pocket()
-        except BaseException:
+        except BaseException:  # a cancellation too: leave no port taken
             await self.stop()
             raise
         log.info("sandbox.started", pocket=self.pocket_url, vendors=sorted(self.vendors))

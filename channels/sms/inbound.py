@@ -185,7 +185,7 @@ class Inbound:
             self._once.popitem(last=False)
         try:
             await self._accept(self._message(message, once.vendor_id, [(message.data_coding, body)]))
-        except BaseException:
+        except BaseException:  # a cancellation too
             # It may be durable all the same: when the message centre comes again, it is this one.
             once.arrived = -math.inf
             raise

@@ -146,7 +146,7 @@ class Link:
             raise EndpointUnavailable(
                 f"bind_{failure}", "the message centre took the connection, but not the bind"
             ) from failure
-        except BaseException:
+        except BaseException:  # a cancellation too: leave no socket behind
             await session.close("bind_failed")
             raise
         return session
