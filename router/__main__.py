@@ -1,5 +1,5 @@
 """`python -m router` is `throughline`."""
 
-from router.cli import main
+from router.cli.app import main
 
 main()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from router.audit_records import MessageRecord, Page, SideRecord, read_page
+from router.audit.records import MessageRecord, Page, SideRecord, read_page
 from router.domain.conversation import Conversation, Message, SideName
 from router.store import codec
 from router.store.store import Store

@@ -18,10 +18,10 @@ import aiohttp
 
 from channels.messages import Channel
 from channels.sandbox.app import MAIL, PHONE, SMS, SMS_BACKUP, Sandbox, SandboxSettings
-from router.cli_up import children, prepare_store
-from router.demo_judge import Ledger, Marker, answer, judge, read_question
-from router.demo_people import CHAT, Api, Browser, Customers, PeopleStopped, Person, addresses, cast, introduce
-from router.demo_stage import clear, forget_environment, make_folder, write_settings
+from router.cli.up import children, prepare_store
+from router.demo.judge import Ledger, Marker, answer, judge, read_question
+from router.demo.people import CHAT, Api, Browser, Customers, PeopleStopped, Person, addresses, cast, introduce
+from router.demo.stage import clear, forget_environment, make_folder, write_settings
 from router.private_redis import PrivateRedis
 from router.process_tree import ProcessTree, TreeStopped
 from router.runtime import load_wording

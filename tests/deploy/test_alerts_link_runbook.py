@@ -57,7 +57,7 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_commands_on_a_page_exist(page: str) -> None:
     """Every `throughline COMMAND` can be typed."""
-    from router.cli import throughline
+    from router.cli.app import throughline
 
     for command in re.findall(r"(?m)(?:`|^    )throughline ([a-z]+)", PAGES[page]):
         assert command in throughline.commands

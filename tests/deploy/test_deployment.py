@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from channels.messages import Channel
-from router.cli import throughline
+from router.cli.app import throughline
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli import throughline
+from router.cli.app import throughline
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("health", "channels", "router")

@@ -12,7 +12,7 @@ from channels.messages import Content, Kind
 from health.board import Board
 from health.report import EndpointId
 from router.archive import Archive, ArchiveError, archive_conversation
-from router.audit import audit
+from router.audit.auditor import audit
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.store.control import Control

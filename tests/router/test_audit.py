@@ -15,8 +15,8 @@ from channels.messages import Content, File, Kind
 from health.board import Board
 from health.records import StatusRecord
 from health.report import Direction, EndpointId, Status
-from router import audit as audit_module
-from router.audit import Finding, audit
+from router.audit import auditor as audit_module
+from router.audit.auditor import Finding, audit
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.store.codec import Leased, Notice

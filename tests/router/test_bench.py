@@ -19,7 +19,7 @@ from router.bench.plot import draw
 from router.bench.rows import QUICK
 from router.bench.speed import measure, print_table, write_markdown
 from router.bench.stage import CONTENDER, PROVIDER, NotVerified, Row, Spread, ratios, set_stage
-from router.cli import throughline
+from router.cli.app import throughline
 
 TINY = replace(
     QUICK,

@@ -14,9 +14,9 @@ from channels.errors import EndpointUnavailable, LocalFault, OutcomeUnknown
 from channels.messages import Accepted, Address, Channel, InboundMessage, OutboundMessage, Receipt
 from channels.sms.smpp_settings import SmppSettings
 from health.report import EndpointId
-from router.audit import audit
+from router.audit.auditor import audit
 from router.canary import Canaries, CanaryPost
-from router.cli_doctor import check_canaries
+from router.cli.doctor import check_canaries
 from router.domain.canary import Canary, new_canary_token, read_canary, write_canary
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings, load_settings

@@ -18,10 +18,12 @@ from click.testing import CliRunner, Result
 from channels.contract import Adapter
 from channels.errors import EndpointMisconfigured, EndpointUnavailable, LocalFault
 from channels.registry import CHANNELS, SETTINGS_OF
-from router import cli_doctor, cli_key, cli_up
-from router.cli import throughline
-from router.cli_endpoint import write_table
-from router.cli_rim import Duration, ago, read_run_file, with_redis, without_password, write_run_file
+from router.cli import doctor as cli_doctor
+from router.cli import key as cli_key
+from router.cli import up as cli_up
+from router.cli.app import throughline
+from router.cli.endpoint import write_table
+from router.cli.rim import Duration, ago, read_run_file, with_redis, without_password, write_run_file
 from router.settings import Settings, SettingsError, load_settings
 
 

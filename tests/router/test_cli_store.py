@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from channels.messages import Address, Channel, InboundMessage
 from health.report import EndpointId
-from router.cli import throughline
-from router.cli_up import prepare_store
+from router.cli.app import throughline
+from router.cli.up import prepare_store
 from router.runtime import open_runtime
 from router.settings import load_settings
 

@@ -12,8 +12,8 @@ import pytest
 from channels.messages import Channel
 from channels.sandbox.app import MAIL, SMS, SMS_BACKUP
 from channels.sandbox.vendor import Journal
-from router.demo_judge import Ledger, Outage, answer, judge, question, read_question
-from router.demo_people import CHAT, Person, addresses, cast
+from router.demo.judge import Ledger, Outage, answer, judge, question, read_question
+from router.demo.people import CHAT, Person, addresses, cast
 from router.domain.catalogues import packaged_catalogues
 from router.domain.wording import Wording
 

@@ -22,7 +22,7 @@ from channels.sandbox.app import Sandbox, SandboxSettings
 from channels.sandbox.vendor import Entry, Fault
 from health.report import Direction, EndpointId, Status
 from router.api_keys import Role
-from router.audit import audit
+from router.audit.auditor import audit
 from router.dispatcher import run_dispatcher
 from router.domain.context import Context, context_of
 from router.domain.conversation import Binding, Message, SideName

@@ -16,7 +16,7 @@ from rich.markup import escape
 from channels.contract import CANARY_FORMS, Adapter
 from channels.email.smtp import SmtpSettings
 from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
-from router.cli_rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, with_redis, without_password
+from router.cli.rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, with_redis, without_password
 from router.settings import Settings
 
 if TYPE_CHECKING:

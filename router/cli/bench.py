@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from router.cli_rim import Fault, out
+from router.cli.rim import Fault, out
 
 PARTS = ("routed", "ingest", "storm", "latency", "growth", "processes")
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from channels.contract import EndpointSettings
 from channels.registry import CHANNELS, SETTINGS_OF
-from router.cli_rim import Fault, Session, out
+from router.cli.rim import Fault, Session, out
 from router.settings import SETTINGS_FILE
 
 COMMENT_WIDTH = 110

@@ -17,7 +17,7 @@ from channels.messages import Address, Channel
 from channels.registry import listens_on
 from channels.sandbox.app import DEMO_CUSTOMER
 from router.api_keys import Role
-from router.cli_rim import RUN_FILE, Fault, Session, err, out, ping, read_run_file, with_redis, write_run_file
+from router.cli.rim import RUN_FILE, Fault, Session, err, out, ping, read_run_file, with_redis, write_run_file
 from router.domain.conversation import Binding
 from router.private_redis import NoRedisFound, PrivateRedis
 from router.process_tree import Child, Listener, ProcessTree, TreeStopped, end_orphaned_redis, find_taken
@@ -70,7 +70,7 @@ def up(session: Session) -> None:
 @click.pass_obj
 def demo(session: Session, customers: int) -> None:
     """Tell the story unattended: customers on four channels, two outages, a recovery; judge it by what vendors got."""
-    from router.demo import run_demo  # noqa: PLC0415 - only this command needs the story
+    from router.demo.story import run_demo  # noqa: PLC0415 - only this command needs the story
 
     del session
     sys.exit(run_demo(customers=customers))

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from channels.messages import Kind
 from channels.text import opt_keyword
-from router.audit_records import Finding, MessageRecord, Page, SideRecord
+from router.audit.records import Finding, MessageRecord, Page, SideRecord
 from router.domain.conversation import ENDED, MessageClass, MessageState, SideName
 from router.store import keys
 from router.store.reading import QUEUE_MAX

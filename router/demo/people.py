@@ -12,7 +12,7 @@ import aiohttp
 
 from channels.messages import Channel
 from channels.sandbox.vendor import Entry, Vendor
-from router.demo_judge import Ledger, Marker, answer, question, read_question
+from router.demo.judge import Ledger, Marker, answer, question, read_question
 
 CHAT = "chat/web"
 AT_ONCE = 16

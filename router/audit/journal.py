@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from health.report import EndpointId
-from router.audit_records import Finding, Page
+from router.audit.records import Finding, Page
 from router.store.store import Store
 
 PAGE = 500

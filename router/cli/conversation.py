@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from router.cli_rim import Session, ago, clock_time, out
+from router.cli.rim import Session, ago, clock_time, out
 from router.domain.conversation import Message, SideName
 
 if TYPE_CHECKING:

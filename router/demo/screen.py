@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from channels.sandbox.app import MAIL, PHONE, SMS, SMS_BACKUP
-from router.demo_judge import Ledger, Verdict
-from router.demo_people import CHAT, Json
+from router.demo.judge import Ledger, Verdict
+from router.demo.people import CHAT, Json
 
 WIDTH_MAX = 100
 REFRESH_PER_S = 4

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from health.report import EndpointId
-from router.cli_rim import Duration, Fault, Session, ago, clock_time, out
+from router.cli.rim import Duration, Fault, Session, ago, clock_time, out
 
 if TYPE_CHECKING:
     from router.domain.failover import Preview

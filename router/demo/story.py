@@ -13,10 +13,10 @@ import aiohttp
 from channels.messages import Channel
 from channels.sandbox.app import MAIL, PHONE, SMS
 from channels.sandbox.vendor import Entry, Fault
-from router.demo_judge import LOCALE, Ledger, Marker, Outage, judge
-from router.demo_people import CHAT, Agents, Api, Browser, Customers, PeopleStopped, Person, addresses, cast, introduce
-from router.demo_screen import SHOWN, Screen
-from router.demo_stage import (
+from router.demo.judge import LOCALE, Ledger, Marker, Outage, judge
+from router.demo.people import CHAT, Agents, Api, Browser, Customers, PeopleStopped, Person, addresses, cast, introduce
+from router.demo.screen import SHOWN, Screen
+from router.demo.stage import (
     ACCOUNTS,
     SETTINGS,
     Interrupted,

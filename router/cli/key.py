@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from router.api_keys import Role
-from router.cli_rim import Fault, Session, clock_time, out
+from router.cli.rim import Fault, Session, clock_time, out
 
 if TYPE_CHECKING:
     from router.runtime import Runtime

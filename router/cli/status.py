@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from health.report import Status
-from router.cli_rim import FAULT_STATUS, Session, ago, clock_time, out
+from router.cli.rim import FAULT_STATUS, Session, ago, clock_time, out
 from router.store import keys
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def audit(session: Session) -> None:
 
 
 async def _audit(runtime: "Runtime") -> list[object]:
-    from router.audit import audit as find_faults  # noqa: PLC0415
+    from router.audit.auditor import audit as find_faults  # noqa: PLC0415
 
     core = runtime.core
     return list(await find_faults(core.store, core.control, core.board, core.files, now=core.clock.now()))

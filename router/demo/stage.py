@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from channels.sandbox.app import MAIL, PHONE, SMS, SMS_BACKUP, Sandbox, SandboxSettings
-from router.cli_up import children, prepare_store
+from router.cli.up import children, prepare_store
 from router.private_redis import PrivateRedis
 from router.process_tree import ProcessTree
 from router.settings import (

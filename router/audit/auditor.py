@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from health.board import Board
 from health.report import EndpointId
-from router.audit_conversation import WAKE, Examination
-from router.audit_journal import JournalLook
-from router.audit_records import SIDE_WORDS, Finding, read_page
+from router.audit.conversation import WAKE, Examination
+from router.audit.journal import JournalLook
+from router.audit.records import SIDE_WORDS, Finding, read_page
 from router.domain.conversation import SideName
 from router.domain.ids import shard_of
 from router.store import keys

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from channels.messages import Channel
-from router.cli_rim import Fault, Session
+from router.cli.rim import Fault, Session
 from router.process_tree import end_with_parent
 from router.telemetry import configure_logging
 

@@ -6,18 +6,8 @@ from pathlib import Path
 
 import click
 
-from router import (
-    cli_bench,
-    cli_conversation,
-    cli_doctor,
-    cli_endpoint,
-    cli_failover,
-    cli_key,
-    cli_roles,
-    cli_status,
-    cli_up,
-)
-from router.cli_rim import SETTINGS_STATUS, Session, say_fault
+from router.cli import bench, conversation, doctor, endpoint, failover, key, roles, status, up
+from router.cli.rim import SETTINGS_STATUS, Session, say_fault
 from router.domain.catalogues import WordingError
 from router.settings import SETTINGS_FILE, SETTINGS_VARIABLE, SettingsError
 
@@ -47,21 +37,21 @@ def throughline(context: click.Context, path: Path | None) -> None:
 
 
 for command in (
-    cli_up.up,
-    cli_up.demo,
-    cli_roles.web,
-    cli_roles.dispatch,
-    cli_roles.supervise,
-    cli_roles.clockwork,
-    cli_roles.sandbox,
-    cli_doctor.doctor,
-    cli_status.status,
-    cli_status.audit,
-    cli_failover.failover,
-    cli_conversation.conversation,
-    cli_key.key,
-    cli_endpoint.endpoint,
-    cli_bench.bench,
+    up.up,
+    up.demo,
+    roles.web,
+    roles.dispatch,
+    roles.supervise,
+    roles.clockwork,
+    roles.sandbox,
+    doctor.doctor,
+    status.status,
+    status.audit,
+    failover.failover,
+    conversation.conversation,
+    key.key,
+    endpoint.endpoint,
+    bench.bench,
 ):
     throughline.add_command(command)
 

@@ -1,0 +1,1 @@
+"""The online auditor: the invariants, looked at on a live store."""
