@@ -30,7 +30,7 @@ from router.domain.conversation import MessageState
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings, default_broker_url, load_settings
 from router.store import keys
-from router.store.redis import connect
+from router.store.connecting import connect
 from router.store.store import Store
 from router.workers import BEAT_S, worker_name
 

@@ -26,10 +26,11 @@ from router.evidence_desk import EvidenceDesk
 from router.settings import Settings
 from router.spool import Spool
 from router.store.adapter_store import RedisAdapterStore
+from router.store.connecting import connect
 from router.store.control import Control
 from router.store.files import Files
 from router.store.people import People
-from router.store.redis import Pipelined, connect
+from router.store.redis import Pipelined
 from router.store.store import Store
 from router.switchboard import Switchboard
 

@@ -16,8 +16,9 @@ import aiohttp
 from router.bench.child import Child, Cores, child, choose_cores, pin
 from router.bench.load import Verified, verify, whose
 from router.private_redis import PrivateRedis
+from router.store.connecting import connect
 from router.store.people import People
-from router.store.redis import Pipelined, connect
+from router.store.redis import Pipelined
 from router.store.store import Store
 
 PROVIDER = "router.bench.provider"

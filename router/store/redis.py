@@ -1,23 +1,46 @@
 """The Redis client: each loop tick's calls in one pipeline, no retries, no cancelled commands."""
 
 import asyncio
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 import redis.asyncio
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    DataError,
+    MovedError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from router.store.cluster import SCRIPTED, ClusterMap, Pool
+from router.store.connecting import SOCKET_TIMEOUT_S
+
 BATCH_MAX = 500
-SOCKET_TIMEOUT_S = 5.0
+REDIRECTS_MAX = 5
+"""How often one command follows a Cluster whose slots are on the move."""
+REPLICATED_WITHIN_MS = 1000
+"""How long a write may take to reach the replicas that `redis_replicas` asks for."""
+CONNECTING = frozenset(
+    {"username", "password", "decode_responses", "protocol", "socket_timeout", "socket_connect_timeout", "retry",
+     "health_check_interval"}
+)  # fmt: skip
+PASSING = (OutOfMemoryError, ReadOnlyError, TryAgainError, ClusterDownError)
+"""redis-py takes the words of these off the text."""
 CANNOT_TAKE = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|LOADING|BUSY|TRYAGAIN)\b")
 """Refusals that pass: out of memory, disk full, a replica, no replica, loading. Nothing was written."""
 SCRIPTS = (
@@ -45,24 +68,15 @@ JOURNAL_LEAST = 50_000
 """A journal shorter than this was never trimmed (it is at 100,000): what is not in it is lost."""
 
 
+_Command = tuple[Any, ...]
+_Call = tuple[_Command, asyncio.Future[Any]]
+
+
 class StoreUnavailable(RedisConnectionError):
     """Redis did not take or answer a call; whether a script ran is not known. What was asked may be asked again."""
 
     reason = "store_unavailable"
     words = "The store cannot take it now. Nothing was promised; try again in a few seconds."
-
-
-def connect(url: str) -> "redis.asyncio.Redis":
-    """A client that never retries by itself: a script whose answer is lost may have run."""
-    return redis.asyncio.Redis.from_url(
-        url,
-        decode_responses=True,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        health_check_interval=0,
-    )
 
 
 def script_sources() -> Mapping[str, str]:
@@ -78,18 +92,29 @@ class Pipelined:
     A cancelled caller does not cancel its command: the batch is sent by a task of its own.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis") -> None:
+    def __init__(self, client: "redis.asyncio.Redis", *, replicas: int = 0) -> None:
         self.client = client
+        self.replicas = replicas
+        """How many replicas must have what a script wrote before anybody is answered."""
         self._sources = script_sources()
-        self._digests: dict[str, str] = {}
-        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._sources.items()}  # noqa: S324 - Redis names scripts so
+        self._writing = {text for name in WRITING for text in (self._digests[name], self._sources[name])}
+        self._waiting: list[_Call] = []
         self._batches: set[asyncio.Task[None]] = set()
         self.positions: dict[str, str] = {}
         """The last journal entry that each shard is known to hold, by its prefix: behind every answer of a script."""
         self._doubted: set[str] = set()
-        self._writing: set[str] = set()
+        self._cluster: ClusterMap | None = None
         # A connection that broke while it was idle is made anew without a word; only here it is seen.
-        client.connection_pool.connection_kwargs["redis_connect_func"] = self._on_connect
+        either: Any = client
+        if isinstance(either, RedisCluster):
+            given = either.connection_kwargs
+            facts = {name: given[name] for name in CONNECTING if name in given}
+            tls = {"ssl": True} if "ssl_cert_reqs" in given else {}
+            places = [(str(node.host), int(node.port)) for node in either.startup_nodes]
+            self._cluster = ClusterMap(places, facts | tls, self._on_connect)
+        else:
+            client.connection_pool.connection_kwargs["redis_connect_func"] = self._on_connect
 
     async def call(self, *command: Any) -> Any:
         """One command's answer.
@@ -114,13 +139,11 @@ class Pipelined:
             if await self.went_back(prefix):
                 raise StoreUnavailable("Redis came back older than it was; what waits must be marked first")
             self._doubted.discard(prefix)
-        digest = self._digests.get(script) or await self._load(script)
         now = "" if now_ms is None else str(now_ms)
         try:
-            return await self.call("EVALSHA", digest, 1, prefix, now, argument)
-        except NoScriptError:  # it did not run: asking again is safe
-            digest = await self._load(script)
-            return await self.call("EVALSHA", digest, 1, prefix, now, argument)
+            return await self.call("EVALSHA", self._digests[script], 1, prefix, now, argument)
+        except NoScriptError:  # it did not run: asking again is safe, and the server knows it from then on
+            return await self.call("EVAL", self._sources[script], 1, prefix, now, argument)
 
     async def went_back(self, prefix: str) -> bool:
         """Whether a shard has lost the last entry of its journal that we saw there. Raises StoreUnavailable."""
@@ -143,37 +166,49 @@ class Pipelined:
         while self._batches or self._waiting:
             await asyncio.gather(*self._batches, return_exceptions=True)
             await asyncio.sleep(0)
+        if self._cluster is not None:
+            await self._cluster.close()
         await self.client.aclose()
 
     async def _on_connect(self, connection: AbstractConnection) -> None:
         await connection.on_connect()
         self.doubt_all()
 
-    async def _load(self, script: str) -> str:
-        digest = cast(str, await self.call("SCRIPT", "LOAD", self._sources[script]))
-        self._digests[script] = digest
-        if script in WRITING:
-            self._writing.add(digest)
-        return digest
-
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         for start in range(0, len(waiting), BATCH_MAX):
-            task = asyncio.get_running_loop().create_task(self._send(waiting[start : start + BATCH_MAX]))
+            batch = waiting[start : start + BATCH_MAX]
+            task = asyncio.get_running_loop().create_task(self._send(batch))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
 
-    async def _send(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
+    async def _send(self, batch: list[_Call]) -> None:
+        if self._cluster is None:
+            await self._send_to(self.client.connection_pool, batch)
+            return
+        parts: dict[Pool, list[_Call]] = {}
+        for command, future in batch:
+            try:
+                parts.setdefault(await self._cluster.pool_of(command), []).append((command, future))
+            except RedisConnectionError as error:
+                _fail([(command, future)], StoreUnavailable(f"Redis did not answer: {error}"))
+        await asyncio.gather(*(self._send_to(pool, part) for pool, part in parts.items()))
+
+    async def _send_to(self, pool: Any, batch: list[_Call]) -> None:
         try:
-            answers = await self._ask([command for command, _ in batch])
+            answers = await self._ask(pool, [command for command, _ in batch])
         except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
             self.doubt_all()
+            if self._cluster is not None:
+                self._cluster.forget()
             _fail(batch, StoreUnavailable(f"Redis did not answer: {error}"))
             return
         except (RedisError, ValueError) as error:  # ValueError: an answer that is no text; nobody may wait for ever
             _fail(batch, error)
             return
         for (command, future), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, AskError):
+                answer = await self._follow(command, answer)  # noqa: PLW2901 - what the right node says, instead
             if isinstance(answer, (RedisConnectionError, RedisTimeoutError)) or _passes(answer):
                 _fail([(command, future)], StoreUnavailable(f"Redis did not answer: {answer}"))
             elif isinstance(answer, Exception):
@@ -181,20 +216,40 @@ class Pipelined:
             elif not future.done():
                 future.set_result(answer)
 
-    async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def _follow(self, command: _Command, answer: Any) -> Any:
+        """What a Cluster's node answers that has the slot now. The one that sent us on did nothing."""
+        for _ in range(REDIRECTS_MAX):
+            if self._cluster is None or not isinstance(answer, AskError):
+                break
+            try:
+                if isinstance(answer, MovedError):
+                    await self._cluster.read()
+                    (answer,) = await self._ask(await self._cluster.pool_of(command), [command])
+                else:
+                    pool = self._cluster.pool_at((str(answer.host), int(answer.port)))
+                    _, answer = await self._ask(pool, [("ASKING",), command])
+            except (RedisError, OSError, TimeoutError) as error:
+                self._cluster.forget()
+                return StoreUnavailable(str(error))
+        return StoreUnavailable("its slot is on the move") if isinstance(answer, AskError) else answer
+
+    async def _ask(self, pool: Any, commands: list[_Command]) -> list[Any]:
         """All answers in one round trip, and behind them how far the journal is where something was written."""
-        written = {one[3] for one in commands if one[0] == "EVALSHA" and one[1] in self._writing}
-        looks = [("XREVRANGE", f"{prefix}jr", "+", "-", "COUNT", 1) for prefix in written]
-        answers = await self._round_trip([*commands, *looks])
+        written = {one[3] for one in commands if one[0] in SCRIPTED and one[1] in self._writing}
+        looks: list[_Command] = [("XREVRANGE", f"{prefix}jr", "+", "-", "COUNT", 1) for prefix in written]
+        if written and self.replicas:
+            looks.append(("WAIT", self.replicas, REPLICATED_WITHIN_MS))
+        answers = await self._round_trip(pool, [*commands, *looks])
+        if written and self.replicas and int(answers.pop()) < self.replicas:
+            raise RedisConnectionError(f"fewer than {self.replicas} replicas have it")
         for prefix, last in zip(written, answers[len(commands) :], strict=True):
             if isinstance(last, list) and last and prefix not in self._doubted:
                 self.positions[prefix] = str(last[0][0])
         return answers[: len(commands)]
 
-    async def _round_trip(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _round_trip(self, pool: Any, commands: Sequence[_Command]) -> list[Any]:
         """What a pipeline of redis-py does, at a third of its cost: packed in C, and one timeout for all answers."""
         packed = b"".join(map(_pack, commands))
-        pool: Any = self.client.connection_pool  # untyped in redis-py
         connection: AbstractConnection = await pool.get_connection()
         try:
             async with asyncio.timeout(SOCKET_TIMEOUT_S):
@@ -216,7 +271,7 @@ class Pipelined:
         return read(answer) if read is not None else answer
 
 
-def _pack(command: tuple[Any, ...]) -> bytes:
+def _pack(command: _Command) -> bytes:
     parts: Any = command  # its stub knows tuples of one part only
     try:
         return bytes(hiredis.pack_command(parts))
@@ -224,7 +279,7 @@ def _pack(command: tuple[Any, ...]) -> bytes:
         raise DataError(f"a part of {command[0]} is no text and no number") from error
 
 
-def _fail(batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]], error: Exception) -> None:
+def _fail(batch: list[_Call], error: Exception) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(error)
@@ -232,6 +287,6 @@ def _fail(batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]], error: Excep
 
 
 def _passes(answer: object) -> bool:
-    if isinstance(answer, (OutOfMemoryError, ReadOnlyError)):  # redis-py takes these words off the text
+    if isinstance(answer, PASSING):
         return True
     return isinstance(answer, ResponseError) and CANNOT_TAKE.search(str(answer)[:200]) is not None

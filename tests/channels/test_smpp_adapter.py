@@ -46,8 +46,9 @@ from channels.tools import Tools
 from channels.wire.smpp_numbers import CommandStatus
 from health.report import Direction, EndpointId, Report, Status
 from router.store.adapter_store import RedisAdapterStore
+from router.store.connecting import connect
 from router.store.files import Files
-from router.store.redis import Pipelined, connect
+from router.store.redis import Pipelined
 
 ENDPOINT = EndpointId("sms/sandbox")
 MATTER = Matter(organisation="Acme", reference="4F2K9", locale="en")

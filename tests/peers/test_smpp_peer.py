@@ -31,8 +31,9 @@ from channels.sms.smpp import SmppAdapter, SmppSettings
 from channels.tools import Tools
 from health.report import EndpointId, Report, Status
 from router.store.adapter_store import RedisAdapterStore
+from router.store.connecting import connect
 from router.store.files import Files
-from router.store.redis import Pipelined, connect
+from router.store.redis import Pipelined
 
 HERE = Path(__file__).parent
 MODULES = Path(os.environ.get("PEERS_FOLDER", HERE / "node_modules"))

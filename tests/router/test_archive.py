@@ -15,9 +15,10 @@ from router.archive import Archive, ArchiveError, archive_conversation
 from router.audit.auditor import audit
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
+from router.store.connecting import connect
 from router.store.control import Control
 from router.store.files import Files
-from router.store.redis import Pipelined, connect
+from router.store.redis import Pipelined
 from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Rebind, Settlement, Store
 
 MAIL = EndpointId("email/support")

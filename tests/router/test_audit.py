@@ -20,9 +20,10 @@ from router.audit.auditor import Finding, audit
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.store.codec import Leased, Notice
+from router.store.connecting import connect
 from router.store.control import Control
 from router.store.files import Files
-from router.store.redis import Pipelined, connect
+from router.store.redis import Pipelined
 from router.store.store import (
     LeaseTerms,
     NewConversation,

@@ -5,7 +5,8 @@ from prometheus_client import REGISTRY
 from health.board import Board
 from router.gauges import StoreGauges
 from router.store import keys
-from router.store.redis import Pipelined, connect
+from router.store.connecting import connect
+from router.store.redis import Pipelined
 from router.store.store import Store
 
 NOW = 1_760_000_000.0

@@ -24,7 +24,8 @@ from router.domain.ids import new_id
 from router.jobs import QUEUE, Slots
 from router.settings import default_broker_url
 from router.store import keys
-from router.store.redis import Pipelined, connect
+from router.store.connecting import connect
+from router.store.redis import Pipelined
 from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement, Store
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from router.private_redis import PrivateRedis
 from router.rollback import RollbackWatch
 from router.runtime import SystemClock
 from router.spool import Spool
-from router.store.redis import Pipelined, StoreUnavailable, connect
+from router.store.connecting import connect
+from router.store.redis import Pipelined, StoreUnavailable
 from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement, Store
 
 MAIL = EndpointId("email/support")

@@ -35,8 +35,9 @@ from channels.sandbox.vendor import Journal
 from channels.tools import Tools
 from health.report import EndpointId, Report
 from router.store.adapter_store import RedisAdapterStore
+from router.store.connecting import connect
 from router.store.files import Files
-from router.store.redis import Pipelined, connect
+from router.store.redis import Pipelined
 
 if TYPE_CHECKING:
     from tests.channels.suite.rows import Table

@@ -10,7 +10,8 @@ from health.report import EndpointId
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.store.codec import Leased, Notice
-from router.store.redis import Pipelined, connect
+from router.store.connecting import connect
+from router.store.redis import Pipelined
 from router.store.store import (
     AcceptAnswer,
     LeaseTerms,

@@ -39,7 +39,8 @@ from router.domain.conversation import (
 )
 from router.settings import Settings
 from router.store.adapter_store import RedisAdapterStore
-from router.store.redis import Pipelined, connect
+from router.store.connecting import connect
+from router.store.redis import Pipelined
 from router.switchboard import (
     ConversationView,
     EndpointState,

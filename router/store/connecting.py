@@ -1,0 +1,153 @@
+"""One Redis, a primary that Sentinel names, or a Cluster: told apart by their URL, and clients for each."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.cluster
+import redis.asyncio.sentinel
+import redis.cluster
+import redis.sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.retry import Retry as RetryNow
+
+SOCKET_TIMEOUT_S = 5.0
+SENTINEL_PORT = 26_379
+REDIS_PORT = 6_379
+FORMS = (
+    "redis://host:port/0, unix:///path, redis+cluster://host:port,host:port or "
+    "redis+sentinel://host:port,host:port/name-of-the-primary/0 (rediss for TLS)"
+)
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a store is: what a Redis URL with several hosts says."""
+
+    kind: Literal["cluster", "sentinel"]
+    places: tuple[Place, ...]
+    tls: bool
+    username: str | None
+    password: str | None
+    service: str = ""
+    """Sentinel's name of the primary."""
+    database: int = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every connection to a store there is made with."""
+        return {"username": self.username, "password": self.password} | ({"ssl": True} if self.tls else {})
+
+
+def read_address(url: str) -> Address | None:
+    """What a URL of a Cluster or of Sentinel says; None: it names one server.
+
+    Raises:
+        ValueError: it cannot be read; the text says what it should look like, and shows no password.
+    """
+    parts = urlsplit(url)
+    scheme, plus, kind = parts.scheme.partition("+")
+    if scheme in {"redis", "rediss", "unix"} and not plus:
+        return None
+    if scheme not in {"redis", "rediss"} or kind not in {"cluster", "sentinel"}:
+        raise ValueError(f"must look like {FORMS}")
+    identity, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = identity.partition(":")
+    places = tuple(_read_place(host, SENTINEL_PORT if kind == "sentinel" else REDIS_PORT) for host in hosts.split(","))
+    service, _, database = parts.path.strip("/").partition("/")
+    if kind == "cluster" and (service not in {"", "0"} or database):
+        raise ValueError("a Redis Cluster has one database, and its URL no path")
+    if kind == "sentinel" and not service:
+        raise ValueError("must name the primary after the sentinels: redis+sentinel://host:port/name-of-the-primary")
+    if (database and not database.isdecimal()) or parse_qs(parts.query):
+        raise ValueError(f"must look like {FORMS}")
+    return Address(
+        kind="cluster" if kind == "cluster" else "sentinel",
+        places=places,
+        tls=scheme == "rediss",
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        service=service if kind == "sentinel" else "",
+        database=int(database or 0),
+    )
+
+
+def connect(url: str) -> "redis.asyncio.Redis":
+    """A client that never retries by itself: a script whose answer is lost may have run.
+
+    That of a Cluster is given out as a plain one: redis-py makes them no kin, and what we ask of one the other can.
+    """
+    address = read_address(url)
+    facts: dict[str, Any] = {
+        "decode_responses": True,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "health_check_interval": 0,
+    }
+    if address is None:
+        return redis.asyncio.Redis.from_url(url, **facts)
+    facts |= address.facts
+    if address.kind == "cluster":
+        nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.places]
+        return cast("redis.asyncio.Redis", redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **facts))
+    many: Any = redis.asyncio.sentinel.Sentinel  # untyped in redis-py, as all of it that follows
+    sentinels = many(list(address.places), sentinel_kwargs=_of_sentinels(facts))
+    return cast("redis.asyncio.Redis", sentinels.master_for(address.service, db=address.database, **facts))
+
+
+@contextmanager
+def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator[list["redis.Redis"]]:
+    """A plain client of every server that holds a part of the store: one, or each primary of a Cluster.
+
+    Answers are bytes. Raises `redis.RedisError`: nobody there answers.
+    """
+    address = read_address(url)
+    facts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
+    if address is None:
+        with closing(redis.Redis.from_url(url, **facts)) as client:
+            yield [client]
+        return
+    facts |= address.facts
+    if address.kind == "sentinel":
+        many: Any = redis.sentinel.Sentinel
+        sentinels = many(list(address.places), sentinel_kwargs=_of_sentinels(facts))
+        with closing(sentinels.master_for(address.service, db=address.database, **facts)) as client:
+            yield [client]
+        return
+    with closing(open_cluster(address, **facts)) as cluster:
+        found = sorted(cluster.get_primaries(), key=lambda node: str(node.name))
+        yield [cluster.get_redis_connection(node) for node in found]
+
+
+def open_cluster(address: Address, **facts: Any) -> Any:
+    """A plain client of a Cluster, untyped in redis-py. Raises `redis.RedisError`: nobody there answers."""
+    node: Any = redis.cluster.ClusterNode
+    nodes = [node(host, port) for host, port in address.places]
+    return redis.cluster.RedisCluster(startup_nodes=nodes, retry=RetryNow(NoBackoff(), 0), **facts)
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    parts = urlsplit(url)
+    identity, _, hosts = parts.netloc.rpartition("@")
+    return parts._replace(netloc=hosts).geturl() if ":" in identity else url
+
+
+def _of_sentinels(facts: dict[str, Any]) -> dict[str, Any]:
+    """Sentinels have no login of the store's; what bounds a connection bounds theirs."""
+    return {name: value for name, value in facts.items() if name.startswith("socket_") or name in {"ssl", "protocol"}}
+
+
+def _read_place(text: str, default: int) -> Place:
+    host, _, port = text.rpartition(":") if ":" in text.rpartition("]")[2] else (text, "", str(default))
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError(f"must look like {FORMS}")
+    return host.strip("[]"), int(port)
