@@ -225,7 +225,9 @@ class ApiKeys:
         return f"{self._prefix}:{{keys}}:key:{key_id}"
 
     def _session(self, token: str) -> str:
-        return f"{self._prefix}:{{keys}}:session:{hashlib.sha256(token.encode()).hexdigest()}"
+        # surrogatepass: a cookie may hold octets that are no text.
+        octets = token.encode("utf-8", "surrogatepass")
+        return f"{self._prefix}:{{keys}}:session:{hashlib.sha256(octets).hexdigest()}"
 
 
 @contextmanager

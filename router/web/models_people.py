@@ -12,8 +12,8 @@ from router.domain import conversation as domain
 
 BINDINGS_MAX = 20
 
-Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", strip_whitespace=True)
-"""One line: no CR, LF or other control character, so that it may stand in any header."""
+Line = StringConstraints(pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$", strip_whitespace=True)
+"""One line: no CR, LF or other control character, no line end of Unicode's, so that it may stand in any header."""
 Name = Annotated[str, Line, Field(min_length=1, max_length=200)]
 Word = Annotated[str, Line, Field(max_length=200)]
 Locale = Annotated[str, StringConstraints(pattern=r"^([a-z]{2,3}(-[A-Za-z0-9]{2,8})*)?$")]
