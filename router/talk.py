@@ -10,24 +10,17 @@ from channels.text import one_line
 from health.report import EndpointId
 from router.addresses import normalise
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Invalid, NotFound
-from router.domain.conversation import (
-    NOWHERE,
-    Customer,
-    Message,
-    MessageClass,
-    MessageState,
-    SideName,
-)
+from router.domain.conversation import NOWHERE, Customer, Message, MessageClass, MessageState, SideName
 from router.domain.ids import REFERENCE_LENGTH, new_id, shard_of
-from router.domain.journal import Decision, DecisionKind, judged, write_decision
-from router.domain.routing import Choice, Route, RouteRequest, choose_route
+from router.domain.routing import Choice, RouteRequest, choose_route
 from router.edge import Draft, take_draft
+from router.openings import PRIORITY, Opening, first_leg, first_message, note_first_leg, opened_with
 from router.planner import place_for
 from router.reading import ConversationView, Reading, known
 from router.store.codec import Notice
 from router.store.keys import place as place_text
 from router.store.redis import StoreUnavailable
-from router.store.store import NewConversation, NewLeg, NewMessage, Rebind
+from router.store.store import NewMessage, Rebind
 
 FIELDS_MAX = 50
 FIELD_VALUE_MAX = 500
@@ -140,7 +133,7 @@ class Talk(Reading):
         author_name: str,
         idempotency_key: str,
         message_class: MessageClass = MessageClass.NORMAL,
-        priority: int = 5,
+        priority: int = PRIORITY,
         team: str = "",
         channel: Channel | None = None,
     ) -> Sent:
@@ -149,85 +142,46 @@ class Talk(Reading):
         Raises:
             NotFound, Invalid (nothing can reach them), Conflict, StoreUnavailable.
         """
-        customer = await self.core.people.customer(known(customer_id))
+        key = _api_key(author, idempotency_key)
+        content = await self._content(text, None, subject, ())
+        now = self.core.clock.now()
+        shard = shard_of(known(customer_id))
+        opening = Opening(
+            customer_id=customer_id,
+            conversation_id=new_id("v", shard, int(now * 1000)),
+            message_id=new_id("m", shard, int(now * 1000)),
+            content=content,
+            author=author,
+            author_name=author_name,
+            natural_key=key,
+            message_class=message_class,
+            priority=priority,
+            team=team,
+            channel=channel,
+            at=now,
+        )
+        return await self.begin(opening)
+
+    async def begin(self, opening: Opening) -> Sent:
+        """Begin a conversation of ours, once. Raises as `open_conversation` does."""
+        customer = await self.core.people.customer(opening.customer_id)
         if customer is None:
             raise NotFound("unknown_customer", "There is no such customer.")
         if customer.alias_of:
             customer = await self.core.customer_of(customer.alias_of)
-            customer_id = customer.id
-        content = await self._content(text, None, subject, ())
-        now = self.core.clock.now()
-        shard = shard_of(customer_id)
-        identity = new_id("v", shard, int(now * 1000))
-        route, first = await self._first_leg(identity, customer, message_class, len(content.text), channel)
-        create = NewConversation(
-            customer_id=customer_id,
-            reference=await self.core.people.claim_reference(identity),
-            subject=one_line(subject)[:200],
-            locale=customer.locale or self.core.settings.default_locale,
-            message_class=message_class,
-            priority=priority,
-            team=team,
-            customer=first,
-            agent=NewLeg("", CONSOLE_ENDPOINT, CONSOLE_PLACE),
-        )
-        message = NewMessage(
-            id=new_id("m", shard, int(now * 1000)),
-            side=SideName.CUSTOMER,
-            kind=Kind.MESSAGE,
-            author=author,
-            author_name=author_name,
-            content=content,
-            message_class=message_class,
-            expires_at=self.core.expiry(message_class, now),
-            endpoint=EndpointId(""),
-        )
+            opening = opening.in_shard(shard_of(customer.id))
+        route, first = await first_leg(self.core, opening, customer)
         answer = await self.core.store.accept(
-            identity,
-            message,
-            natural_key=_api_key(author, idempotency_key),
-            said_hash=_said(customer_id, content),
-            create=create,
+            opening.conversation_id,
+            first_message(self.core, opening),
+            natural_key=opening.natural_key,
+            said_hash=_said(customer.id, opening.content),
+            create=await opened_with(self.core, opening, customer, first),
         )
         sent = _sent(answer.verdict, answer.message_id, answer.conversation_id, answer.sequence, answer.endpoint)
         if not sent.duplicate:
-            await self._note_first_leg(identity, route, first)
+            await note_first_leg(self.core, opening.conversation_id, route, first)
         return sent
-
-    async def _first_leg(
-        self, identity: str, customer: Customer, message_class: MessageClass, length: int, channel: Channel | None
-    ) -> tuple[Route, NewLeg]:
-        """Where a conversation of ours begins: on the wished channel if it works, else where the route leads.
-
-        Raises:
-            Invalid: the customer agreed to no address.
-        """
-        if not any(one.consent for one in customer.bindings):
-            raise Invalid("no_binding", "The customer agreed to no address. Add a binding with consent first.")
-        views = await self.core.views()
-        wished = tuple(one for one in customer.bindings if one.address.channel is channel)
-        for bindings in (wished, customer.bindings) if wished else (customer.bindings,):
-            request = RouteRequest(
-                conversation_id=identity,
-                bindings=bindings,
-                now=self.core.clock.now(),
-                message_class=message_class,
-                policy=self.core.policy,
-                new=True,
-                text_length=length,
-                own_channel=channel,
-            )
-            route = choose_route(request, views)
-            if route.best is not None:
-                return route, NewLeg(customer.id, route.best.endpoint, place_for(route.best, bindings))
-        return route, NewLeg(customer.id, NOWHERE, "")
-
-    async def _note_first_leg(self, identity: str, route: Route, first: NewLeg) -> None:
-        words = f"begins at {first.endpoint}" if first.endpoint else "nothing can carry it now; it is parked"
-        now = self.core.clock.now()
-        decision = Decision(DecisionKind.ROUTED, identity, SideName.CUSTOMER, now, words, (), judged(route))
-        facts = {"d": write_decision(decision)}
-        await self.core.store.note(shard_of(identity), "decision.made", facts, conversation_id=identity)
 
     async def cancel_message(self, message_id: str) -> Message:
         """Take back a message nobody has begun to say. Raises NotFound, Conflict (begun already)."""

@@ -533,7 +533,7 @@ class World:
         with contextlib.ExitStack() as stack:
             for module in (dispatcher, mover, planner, sender, supervisor):
                 stack.enter_context(mock.patch.object(module, "log", listened))
-            stack.enter_context(mock.patch("router.reception.log", listened))
+            stack.enter_context(mock.patch("router.receipts.log", listened))
             for module in (planner, sender):
                 stack.enter_context(mock.patch.object(module, "POLL_S", POLL_S * self.pace))
             stack.enter_context(mock.patch.object(secrets, "randbits", self.rng.getrandbits))

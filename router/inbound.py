@@ -1,0 +1,68 @@
+"""What came in, as the records keep it: bounded, its files and its raw original on disk."""
+
+import hashlib
+
+from channels.messages import Content, File, InboundMessage, Kind
+from router.core import Core
+from router.domain.conversation import MessageClass, SideName
+from router.domain.ids import new_id
+from router.store.store import NewMessage
+
+SUBJECT_MAX = 80
+HTML_MAX = 200_000
+TEXT_TRUNCATED = "\n[...]"
+
+
+def new_message(
+    core: Core, event: InboundMessage, shard: int, author: str, author_name: str, content: Content
+) -> NewMessage:
+    """The record of what came in, to be heard by the agent's side."""
+    return NewMessage(
+        id=new_id("m", shard, int(core.clock.now() * 1000)),
+        side=SideName.AGENT,
+        kind=Kind.MESSAGE,
+        author=author,
+        author_name=author_name or event.sender_name[:200],
+        content=content,
+        message_class=MessageClass.NORMAL,
+        expires_at=0,
+        endpoint=event.endpoint,
+        late=event.late,
+        unverified=event.unverified,
+        original=hashlib.sha256(event.original).hexdigest() if event.original else "",
+    )
+
+
+async def keep_content(core: Core, event: InboundMessage) -> Content:
+    """The message's content; its files and its raw original are on disk when it returns. Raises OSError."""
+    if event.original:
+        await core.files.write(event.original)
+    limits = core.settings.attachments
+    files = []
+    dropped = len(event.files) - limits.files_max
+    for file in event.files[: limits.files_max]:
+        if len(file.content) > limits.file_max_bytes:
+            dropped = max(dropped, 0) + 1
+            continue
+        digest = await core.files.write(file.content)
+        files.append(File(digest, file.name[:200], file.media_type[:100], len(file.content)))
+    text = event.text
+    if len(text) > core.settings.messages.text_max:
+        text = text[: core.settings.messages.text_max] + TEXT_TRUNCATED
+    return Content(
+        text=text,
+        html=event.html[:HTML_MAX] if event.html else None,
+        subject=event.subject[:SUBJECT_MAX] if event.subject else None,
+        files=tuple(files),
+    )
+
+
+def said_hash(content: Content) -> str:
+    """What tells other words under the same key apart."""
+    return hashlib.sha256(f"{content.subject}\n{content.text}".encode()).hexdigest()[:16]
+
+
+def subject_of(event: InboundMessage) -> str:
+    """The subject of the conversation it opens."""
+    subject = event.subject or event.text
+    return " ".join(subject.split())[:SUBJECT_MAX]

@@ -1,0 +1,81 @@
+"""What the store knows of a message's token, thread, references and sender, for matching it."""
+
+import asyncio
+
+from channels.messages import Address, InboundMessage
+from router.core import Core
+from router.domain.matching import MatchFacts, Spoken, claimed_references, searched_text
+from router.senders import SPOKEN_MAX, Sender
+from router.store.store import read_token
+
+
+async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> MatchFacts:
+    """Everything that `match_inbound` decides by. Raises StoreUnavailable."""
+    shard = sender.place.shard
+    open_ids: list[str] = []
+    for customer in sender.customers:
+        open_ids += await core.store.open_of_customer(customer.id)
+    over = await core.store.spoke_over(shard, event.endpoint, sender.place.place)
+    recent = sorted(over, key=lambda one: -over[one])[:SPOKEN_MAX]
+    records = await asyncio.gather(*(core.store.conversation(one) for one in dict.fromkeys(open_ids + recent)))
+    known = {one.id: one for one in records if one is not None and not one.id.startswith("h")}
+    mine = set(open_ids) | (set(recent) if sender.agent else set())
+    claims: dict[str, str] = {}
+    own_closed: dict[str, str] = {}
+    people = {one.id for one in sender.customers}
+    for reference in () if event.automatic else claimed_references(searched_text(event)):
+        if owner := await core.people.by_reference(reference):
+            conversation = await core.store.conversation(owner)
+            if conversation is None:
+                continue  # archived: nobody could prove anything about it, so nothing waits for that
+            is_own = conversation.customer_id in people
+            (own_closed if is_own else claims)[reference] = owner
+    return MatchFacts(
+        now=core.clock.now(),
+        token_conversation=await _token_conversation(core, event),
+        thread=await _thread(core, event, shard),
+        references={one.reference: one.id for one in known.values() if one.open and one.id in mine} | own_closed,
+        claims=claims,
+        spoken=[Spoken(one, known[one].customer_id, over[one], open=known[one].open) for one in recent if one in known],
+        open_conversations=sorted(open_ids),
+        customers=tuple(one.id for one in sender.customers),
+        from_agent=sender.agent is not None and not sender.customers,
+    )
+
+
+async def _token_conversation(core: Core, event: InboundMessage) -> str:
+    """The conversation of a reply token: signed, or an attempt's own (a call's callback)."""
+    if not event.reply_token:
+        return ""
+    if signed := core.read_reply_token(event.reply_token):
+        return signed
+    try:
+        message = await core.store.message(read_token(event.reply_token)[0])
+    except ValueError:
+        return ""
+    return message.conversation_id if message is not None and not message.conversation_id.startswith("h") else ""
+
+
+async def _thread(core: Core, event: InboundMessage, shard: int) -> dict[str, str]:
+    """Which conversations the mails belong to that this one refers to: ours by vendor id, theirs by natural key."""
+    thread = {}
+    for identity in event.in_reply_to[:20]:
+        known = await core.store.natural_key(shard, f"{event.endpoint}:{identity}")
+        if known is not None and not known[1].startswith("h"):
+            thread[identity] = known[1]
+            continue
+        token = await core.control.token_of(event.endpoint, identity)
+        if token:
+            message = await core.store.message(read_token(token)[0])
+            if message is not None and not message.conversation_id.startswith("h"):
+                thread[identity] = message.conversation_id
+    return thread
+
+
+async def only_open(core: Core, sender: Address) -> str:
+    """The one open conversation of everybody at an address, or '': there is none, or more."""
+    found = []
+    for customer_id in await core.people.at(sender):
+        if customer_id.startswith("c"):
+            found += await core.store.open_of_customer(customer_id)
+    return found[0] if len(found) == 1 else ""

@@ -1,0 +1,59 @@
+"""Who writes: the customers and the agent known at the address a message came from."""
+
+import asyncio
+from dataclasses import dataclass
+
+from channels.messages import Address, Channel, InboundMessage
+from router.core import Core
+from router.domain.conversation import Agent, Customer
+from router.domain.ids import shard_for, shard_of
+from router.holding import Place
+from router.store.keys import place as place_text
+
+SPOKEN_MAX = 50
+"""Conversations over one address pair that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who is known at the address a message came from."""
+
+    place: Place
+    customers: tuple[Customer, ...]
+    """Whose address it is. One who only claimed it counts once a conversation of theirs has spoken over it: else
+    anybody could read a stranger's message by leaving the stranger's number in a chat form."""
+    everybody: tuple[Customer, ...]
+    """Those who only claimed it, too: a STOP from there holds for all of them."""
+    agent: Agent | None
+
+    def may_be_asked(self, address: Address) -> bool:
+        """Not where everybody known there has withdrawn consent."""
+        known = [one for customer in self.everybody for one in customer.bindings if one.address == address]
+        return not known or any(one.consent for one in known)
+
+
+async def find_sender(core: Core, event: InboundMessage) -> Sender:
+    """Everybody at the address a message came from, and where their records are."""
+    bound = event.endpoint if event.sender.channel is Channel.CHAT else None
+    ids = await core.people.at(event.sender, bound)
+    customers = await asyncio.gather(*(core.people.customer(one) for one in ids if one.startswith("c")))
+    agents = await asyncio.gather(*(core.people.agent(one) for one in ids if one.startswith("a")))
+    everybody = tuple(sorted((one for one in customers if one), key=lambda one: one.created_at))
+    where = place_text(event.sender, bound)
+    shard = shard_of(everybody[0].id) if everybody else shard_for(where, core.store.shards)
+    place = Place(event.endpoint, where, shard)
+    claimed = [one for one in everybody if not _is_verified(one, event.sender)]
+    spoke = await _spoke_here(core, place) if claimed else frozenset()
+    found = tuple(one for one in everybody if one not in claimed or one.id in spoke)
+    return Sender(place, found, everybody, next((one for one in agents if one), None))
+
+
+async def _spoke_here(core: Core, place: Place) -> frozenset[str]:
+    """Customers with a conversation that spoke over this exact pair: somebody there has heard of it."""
+    over = await core.store.spoke_over(place.shard, place.endpoint, place.place)
+    records = await asyncio.gather(*(core.store.conversation(one) for one in list(over)[:SPOKEN_MAX]))
+    return frozenset(one.customer_id for one in records if one is not None)
+
+
+def _is_verified(customer: Customer, address: Address) -> bool:
+    return any(one.address == address and one.verified for one in customer.bindings)
