@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from health.report import EndpointId, Status
+from health.report import Direction, EndpointId, Status
 from health.thresholds import DetectorSettings
 
 DOUBT_MAX = 8
@@ -52,8 +52,23 @@ class Standing:
     """Who runs it: `twilio`, `acme-smtp`. Empty: we do (web chat), so it proves nothing about the way out."""
     status: Status
     since: float
+    """When it began to fail, where it does: see `Onsets`."""
     misconfigured: bool = False
     """A refused credential is an answer: the way there works."""
+
+
+class Onsets:
+    """When each began to fail. A suspicion that is confirmed did not begin anew, or a freeze would follow a freeze."""
+
+    def __init__(self) -> None:
+        self._began: dict[tuple[EndpointId, Direction], float] = {}
+
+    def since(self, endpoint: EndpointId, direction: Direction, status: Status, since: float) -> float:
+        """`since`, unless it has been failing for longer."""
+        if status in (Status.SUSPECT, Status.DOWN):
+            return self._began.setdefault((endpoint, direction), since)
+        self._began.pop((endpoint, direction), None)
+        return since
 
 
 def we_are_broken(

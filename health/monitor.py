@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from health.board import BEGINNING, Board, LeaseLost
-from health.doubt import LocalDoubt, Standing, we_are_broken
+from health.doubt import LocalDoubt, Onsets, Standing, we_are_broken
 from health.errands import Errands
 from health.incident import IncidentEvent, append, find_incident, open_incident, take_in, withdraw
 from health.records import Freeze, StatusRecord
@@ -104,6 +104,7 @@ class Monitor:
         self._started = False
         self._probes, self._canaries, self._controls = Errands(), Errands(), Errands()
         self._doubt = LocalDoubt()
+        self._onsets = Onsets()
         self._control_at = float("-inf")
         self._control_said: tuple[float, bool] | None = None
         self._workers = WorkerWatch(self._settings)
@@ -296,11 +297,11 @@ class Monitor:
                 endpoint,
                 watch.target.family,
                 detector.status,
-                detector.since,
+                self._onsets.since(endpoint, direction, detector.status, detector.since),
                 misconfigured=detector.reason == "misconfigured",
             )
             for endpoint, watch in self._watches.items()
-            for detector in watch.detectors.values()
+            for direction, detector in watch.detectors.items()
         ]
         words = we_are_broken(
             standings, now, self._settings, control_failed=self._control_failed(now), doubt=self._doubt.level

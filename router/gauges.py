@@ -32,6 +32,11 @@ WORKERS = Gauge(
 PARKED = Gauge(
     "throughline_parked", "Sides that wait for a way to the customer or agent.", multiprocess_mode="mostrecent"
 )
+MOVES_FROZEN = Gauge(
+    "throughline_moves_frozen",
+    "1 while nothing is moved because it seems to be us that are broken.",
+    multiprocess_mode="mostrecent",
+)
 NEEDS_HUMAN = Counter("throughline_needs_human", "Messages that began to wait for a person's decision.")
 
 
@@ -56,6 +61,7 @@ class StoreGauges:
             alive["supervise"] = max(1, alive["supervise"])
         for role in ROLES:
             WORKERS.labels(role).set(alive[role])
+        MOVES_FROZEN.set(await self._board.freeze() is not None)
         PARKED.set(await self._store.due_count(keys.PLAN))
         for shard in range(self._store.shards):
             await self._read_journal(shard)

@@ -8,6 +8,7 @@ from typing import Literal
 from channels.contract import Capabilities
 from channels.messages import Channel
 from health.incident import Incident
+from health.records import Freeze
 from health.report import Direction, EndpointId, Status
 from router.core import Core, Invalid, NotFound
 from router.domain.failover import AffectedSide, ForcedFailover, Limits, Preview, plan_failover, preview
@@ -116,6 +117,10 @@ class Operations:
                 )
             )
         return states
+
+    async def frozen(self) -> Freeze | None:
+        """Whether moves are frozen because it seems to be us that are broken, since when and why."""
+        return await self.core.board.freeze()
 
     async def parked(self) -> int:
         """Sides that have no way now."""

@@ -16,6 +16,7 @@ from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 from channels.messages import Channel
 from channels.registry import CHANNELS, AnyEndpointSettings
 from health.thresholds import DetectorSettings
+from router.control_probe import HOSTS_MAX, read_control_hosts, refuse_providers
 from router.domain.conversation import TEXT_MAX
 from router.domain.ids import SHARDS_MAX
 from router.settings_faults import ENVIRONMENT_PREFIX, describe_faults, find_unknown_variables
@@ -159,6 +160,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="the folder of everything durable on disk")
     secret: SecretStr = Field(SecretStr(""), description="what reply tokens and sessions are signed with")
     templates_folder: Path | None = Field(None, description="the folder of your own notice templates")
+    control_hosts: tuple[str, ...] = Field(
+        (), max_length=HOSTS_MAX, description="host:port of two or more that no provider runs, to tell our outage by"
+    )
     web: WebSettings = WebSettings()
     failover: FailoverSettings = FailoverSettings()
     messages: MessageSettings = MessageSettings()
@@ -231,6 +235,12 @@ class Settings(BaseSettings):
             raise ValueError("names a folder that does not exist; create it, or remove the setting")
         return folder
 
+    @field_validator("control_hosts")
+    @classmethod
+    def _are_control_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        read_control_hosts(hosts)
+        return hosts
+
     @field_validator("endpoints")
     @classmethod
     def _ids_fit(cls, endpoints: tuple[AnyEndpointSettings, ...]) -> tuple[AnyEndpointSettings, ...]:
@@ -248,6 +258,7 @@ class Settings(BaseSettings):
     def _fit_together(self) -> "Settings":
         if self.attachments.file_max_bytes > self.attachments.total_max_bytes:
             raise ValueError("[attachments] file_max_bytes exceeds total_max_bytes; lower the first or raise the other")
+        refuse_providers(read_control_hosts(self.control_hosts), self.endpoints)
         return self
 
 

@@ -14,9 +14,11 @@ from channels.messages import Channel
 from health.board import LeaseLost
 from health.incident import IncidentEvent
 from health.monitor import Monitor
+from health.records import Freeze
 from health.report import Direction, EndpointId, Status, Transition
 from health.watch import CANARY_BOUND_S, MonitorTarget
 from router.canary import Canaries, longest_s
+from router.control_probe import control_of, read_control_hosts
 from router.core import Core
 from router.domain.canary import Canary
 from router.domain.routing import EndpointView
@@ -68,6 +70,7 @@ class Supervisor:
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _fence: int | None = None
     _monitor: Monitor | None = None
+    _frozen: bool = False
     _recalls: dict[EndpointId, tuple[float, float]] = field(default_factory=dict)
     """When to recall a second time what was taken from when on: sends under way at the first are settled by then."""
 
@@ -92,18 +95,7 @@ class Supervisor:
         pace = Pace(self.core.capabilities)
         pace.load(await self.core.control.pace())
         mover = Mover(self.core, pace)
-        self._monitor = monitor = Monitor(
-            self.core.board,
-            targets_of(self.adapters, self.core.canaries),
-            probe=self._probe,
-            canary=Canaries(self.core).send,
-            judge=judge_probe,
-            clock=self.core.clock,
-            on_transition=self._on_transition,
-            on_worker_silent=self._on_worker_silent,
-            settings=self.core.settings.health,
-            fence=lambda: self._fence,
-        )
+        monitor = self.make_monitor()
         async with asyncio.TaskGroup() as group:
             group.create_task(monitor.run())
             group.create_task(self.desk.run())
@@ -113,6 +105,23 @@ class Supervisor:
             group.create_task(Reconciler(self.core.store, self.core.clock).run())
             remembered = self.core.settings.data_dir / POSITION_FILE
             group.create_task(RollbackWatch(self.core.store, self.core.clock, remembered=remembered).run())
+
+    def make_monitor(self) -> Monitor:
+        """The monitor of this supervisor's endpoints, with every witness the settings give it."""
+        self._monitor = Monitor(
+            self.core.board,
+            targets_of(self.adapters, self.core.canaries),
+            probe=self._probe,
+            canary=Canaries(self.core).send,
+            control=control_of(read_control_hosts(self.core.settings.control_hosts)),
+            judge=judge_probe,
+            clock=self.core.clock,
+            on_transition=self._on_transition,
+            on_worker_silent=self._on_worker_silent,
+            settings=self.core.settings.health,
+            fence=lambda: self._fence,
+        )
+        return self._monitor
 
     async def _control(self, monitor: Monitor, mover: Mover, pace: Pace) -> None:
         while True:
@@ -135,6 +144,7 @@ class Supervisor:
             self._pace_at = now
             pace.hear(await self.core.board.beats(), now)
             await self.core.control.save_pace(pace.dump())
+        await self._note_frozen(monitor.frozen)
         if monitor.frozen is not None:
             return
         for view in views:
@@ -151,6 +161,14 @@ class Supervisor:
         if now - self._failback_at >= FAILBACK_EVERY_S:
             self._failback_at = now
             await mover.lead_home(views, await self._suppressed(now))
+
+    async def _note_frozen(self, freeze: Freeze | None) -> None:
+        """Into the journal once when moves freeze, and once when they go on."""
+        if freeze is not None and not self._frozen:
+            await self.core.store.note(0, "moves.frozen", {"words": freeze.words})
+        elif freeze is None and self._frozen:
+            await self.core.store.note(0, "moves.resumed", {})
+        self._frozen = freeze is not None
 
     async def _tell_incidents(self, mover: Mover, now: float) -> None:
         """What was moved and parked belongs to the outage's timeline."""

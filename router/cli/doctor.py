@@ -17,6 +17,7 @@ from channels.contract import CANARY_FORMS, Adapter
 from channels.email.smtp import SmtpSettings
 from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
 from router.cli.rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, with_redis, without_password
+from router.control_probe import connect_to, read_control_hosts
 from router.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def doctor(session: Session) -> None:
     findings += check_public_url(settings)
     findings += check_mail_trust(settings)
     findings += check_canaries(settings)
+    findings += asyncio.run(check_control_hosts(settings))
     if settings.redis_url is None:
         findings.append(Finding("redis", "none set and `throughline up` is not running: it will start a private one"))
     else:
@@ -127,6 +129,28 @@ def check_canaries(settings: Settings) -> Iterator[Finding]:
                 endpoint.id, "no canary: if it loses messages silently, that may go unnoticed", False,
                 "Set canary to an address of yours that sends back what reaches it",
             )  # fmt: skip
+
+
+async def check_control_hosts(settings: Settings) -> list[Finding]:
+    """Could we tell our own outage from everybody else's?"""
+    hosts = read_control_hosts(settings.control_hosts)
+    if not hosts:
+        words = "none: an outage of our own network looks like one of the providers, and may move everybody"
+        remedy = "Set control_hosts to two or more host:port of different owners, none of them a provider's"
+        return [Finding("control_hosts", words, False, remedy)]
+    local = [str(host) for host in hosts if host.is_local]
+    if local:
+        words = f"{', '.join(local)} is this machine: it answers even when our way out is broken"
+        return [Finding("control_hosts", words, True, "Name hosts that are reached as the providers are")]
+    answers = await asyncio.gather(*(connect_to(host) for host in hosts), return_exceptions=True)
+    silent = [str(host) for host, answer in zip(hosts, answers, strict=True) if isinstance(answer, BaseException)]
+    if silent:
+        words = f"{', '.join(silent)} takes no connection"
+        remedy = (
+            "Is this machine's network sound, and may it reach it? Else name another: if none answers, moves freeze"
+        )
+        return [Finding("control_hosts", words, True, remedy)]
+    return [Finding("control_hosts", f"all {len(hosts)} answer")]
 
 
 def check_redis(url: str) -> Iterator[Finding]:

@@ -53,6 +53,9 @@ async def _show_status(runtime: "Runtime") -> None:
             escape(forced + (state.words or state.reason)),
         )
     out.print(table)
+    if frozen := await runtime.switchboard.frozen():
+        words = f"Moves: [red]frozen[/red] for {ago(frozen.since, now)}, as it seems to be us"
+        out.print(f"\n{words}: {escape(frozen.words)}. Messages are still accepted")
     incidents = await runtime.switchboard.incidents(open_only=True)
     out.print(f"\nOpen incidents: {len(incidents) or 'none'}")
     for incident in incidents:

@@ -7,8 +7,12 @@ from router.web.routes import Call
 
 
 async def endpoints(call: Call[Nothing, Nothing]) -> models.Endpoints:
-    """All of them, with status and reason."""
-    return models.Endpoints(items=tuple(models.Endpoint.of(state) for state in await call.switchboard.endpoints()))
+    """All of them, with status and reason, and whether moves are frozen."""
+    frozen = await call.switchboard.frozen()
+    return models.Endpoints(
+        items=tuple(models.Endpoint.of(state) for state in await call.switchboard.endpoints()),
+        frozen=models.Frozen.of(frozen) if frozen is not None else None,
+    )
 
 
 async def endpoint(call: Call[Nothing, Nothing]) -> models.Endpoint:

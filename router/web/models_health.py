@@ -10,6 +10,7 @@ from channels import contract
 from channels.messages import Channel
 from health.incident import Incident as HealthIncident
 from health.incident import IncidentState
+from health.records import Freeze
 from health.report import Direction, EndpointId, Status
 from router.domain import failover as domain
 from router.switchboard import EndpointState
@@ -93,10 +94,23 @@ class Endpoint(Model):
         )
 
 
+class Frozen(Model):
+    """Most providers seem to fail at once, so it seems to be us: nothing is moved. Messages are still accepted."""
+
+    since: datetime | None
+    words: str
+
+    @classmethod
+    def of(cls, freeze: Freeze) -> Self:
+        return cls(since=instant(freeze.since), words=freeze.words)
+
+
 class Endpoints(Model):
     """All endpoints."""
 
     items: tuple[Endpoint, ...]
+    frozen: Frozen | None
+    """Null: moves are made as health says."""
 
 
 class Preview(Model):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from health.doubt import LocalDoubt, Standing, we_are_broken
-from health.report import EndpointId, Status
+from health.doubt import LocalDoubt, Onsets, Standing, we_are_broken
+from health.report import Direction, EndpointId, Status
 from health.thresholds import DetectorSettings
 
 DOWN, UP, SUSPECT = Status.DOWN, Status.UP, Status.SUSPECT
@@ -36,6 +36,17 @@ def test_one_slow_call_in_a_second_is_no_sign_most_of_them_are():
 def test_a_failing_control_probe_alone_never_reaches_the_level_that_freezes():
     """Its host may be down by itself."""
     assert look(LocalDoubt(), 60, control_failed=True) == 3
+
+
+def test_a_suspicion_that_is_confirmed_did_not_begin_anew():
+    """Only one that was dropped does: else a freeze would follow a freeze."""
+    onsets, acme = Onsets(), (EndpointId("sms/acme"), Direction.OUT)
+    assert onsets.since(*acme, UP, 1.0) == 1.0
+    assert onsets.since(*acme, SUSPECT, 20.0) == 20.0
+    assert onsets.since(*acme, DOWN, 80.0) == 20.0
+    assert onsets.since(EndpointId("sms/acme"), Direction.IN, DOWN, 80.0) == 80.0
+    assert onsets.since(*acme, Status.RECOVERING, 120.0) == 120.0
+    assert onsets.since(*acme, DOWN, 130.0) == 130.0
 
 
 def broken(*rows, control=None, doubt=0, now=100.0):

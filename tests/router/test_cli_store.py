@@ -11,6 +11,7 @@ import structlog
 from click.testing import CliRunner, Result
 
 from channels.messages import Address, Channel, InboundMessage
+from health.records import Freeze
 from health.report import EndpointId
 from router.cli.app import throughline
 from router.cli.up import prepare_store
@@ -78,6 +79,19 @@ def test_status_shows_every_endpoint_and_why() -> None:
     for endpoint in ("email/sandbox", "sms/sandbox", "sms/backup", "phone/sandbox", "chat/web", "chat/console"):
         assert endpoint in shown
     assert "Open incidents: none" in shown
+
+
+def test_status_says_that_we_doubt_ourselves(redis_url: str) -> None:
+    """First of all, and why; nothing of it otherwise."""
+    assert "Moves:" not in words("status")
+
+    async def freeze() -> None:
+        async with open_runtime(load_settings(), "cli") as runtime:
+            await runtime.board.write_freeze(Freeze(runtime.clock.now() - 12, "3 of 4 provider families fail at once"))
+
+    asyncio.run(freeze())
+    shown = " ".join(words("status").split())
+    assert "Moves: frozen for 12 s, as it seems to be us: 3 of 4 provider families fail at once." in shown
 
 
 def test_a_failover_is_previewed_started_listed_and_stopped() -> None:

@@ -3,6 +3,7 @@
 from prometheus_client import REGISTRY
 
 from health.board import Board
+from health.records import Freeze
 from router.gauges import StoreGauges
 from router.store import keys
 from router.store.connecting import connect
@@ -41,5 +42,12 @@ async def test_gauges_show_who_works_and_what_waits(redis_url: str) -> None:
 
         await gauges.refresh(NOW)
         assert value("throughline_needs_human_total") == before + 1
+
+        await board.write_freeze(Freeze(NOW, "3 of 4 families"))
+        await gauges.refresh(NOW)
+        assert value("throughline_moves_frozen") == 1
+        await board.write_freeze(None)
+        await gauges.refresh(NOW)
+        assert value("throughline_moves_frozen") == 0
     finally:
         await client.aclose()
