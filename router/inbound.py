@@ -2,7 +2,7 @@
 
 import hashlib
 
-from channels.messages import Content, File, InboundMessage, Kind
+from channels.messages import Channel, Content, File, InboundMessage, Kind
 from router.core import Core
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
@@ -11,6 +11,19 @@ from router.store.store import NewMessage
 SUBJECT_MAX = 80
 HTML_MAX = 200_000
 TEXT_TRUNCATED = "\n[...]"
+
+
+def natural_key(event: InboundMessage) -> str:
+    """What makes a message the same however often, and over whichever connection of its endpoint, it is delivered.
+
+    A mail's Message-ID is its sender's to choose and many know it: it counts together with who the mail is from, and
+    whether that is proven. Else a stranger could use one first, and the customer's mail would pass for a repeat.
+    Hashed: addresses live nowhere but with their owner.
+    """
+    if event.sender.channel is not Channel.EMAIL:
+        return f"{event.endpoint}:{event.vendor_id}"
+    who = hashlib.sha256(f"{event.sender.value.lower()}|{event.unverified}".encode()).hexdigest()[:16]
+    return f"{event.endpoint}:{who}:{event.vendor_id}"
 
 
 def new_message(

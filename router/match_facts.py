@@ -5,8 +5,12 @@ import asyncio
 from channels.messages import Address, InboundMessage
 from router.core import Core
 from router.domain.matching import MatchFacts, Spoken, claimed_references, searched_text
+from router.mail_threads import conversation_of_mail
 from router.senders import SPOKEN_MAX, Sender
 from router.store.store import read_token
+
+THREAD_MAX = 20
+"""Message-IDs a mail refers to that are looked up."""
 
 
 async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> MatchFacts:
@@ -33,7 +37,7 @@ async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> Mat
     return MatchFacts(
         now=core.clock.now(),
         token_conversation=await _token_conversation(core, event),
-        thread=await _thread(core, event, shard),
+        thread=await _thread(core, event),
         references={one.reference: one.id for one in known.values() if one.open and one.id in mine} | own_closed,
         claims=claims,
         spoken=[Spoken(one, known[one].customer_id, over[one], open=known[one].open) for one in recent if one in known],
@@ -56,19 +60,18 @@ async def _token_conversation(core: Core, event: InboundMessage) -> str:
     return message.conversation_id if message is not None and not message.conversation_id.startswith("h") else ""
 
 
-async def _thread(core: Core, event: InboundMessage, shard: int) -> dict[str, str]:
-    """Which conversations the mails belong to that this one refers to: ours by vendor id, theirs by natural key."""
+async def _thread(core: Core, event: InboundMessage) -> dict[str, str]:
+    """Which conversations the mails belong to that this one refers to: ours by vendor id, others' by Message-ID."""
     thread = {}
-    for identity in event.in_reply_to[:20]:
-        known = await core.store.natural_key(shard, f"{event.endpoint}:{identity}")
-        if known is not None and not known[1].startswith("h"):
-            thread[identity] = known[1]
-            continue
+    for identity in event.in_reply_to[:THREAD_MAX]:
         token = await core.control.token_of(event.endpoint, identity)
-        if token:
-            message = await core.store.message(read_token(token)[0])
-            if message is not None and not message.conversation_id.startswith("h"):
-                thread[identity] = message.conversation_id
+        message = await core.store.message(read_token(token)[0]) if token else None
+        if message is not None:
+            found = message.conversation_id
+        else:
+            found = await conversation_of_mail(core, event.endpoint, identity)
+        if found and not found.startswith("h"):
+            thread[identity] = found
     return thread
 
 

@@ -15,7 +15,8 @@ from router.domain.journal import Decision, DecisionKind, write_decision
 from router.domain.matching import Held, How, Joins, Match, Opens, Why, match_inbound
 from router.evidence_desk import EvidenceDesk
 from router.holding import Holding
-from router.inbound import keep_content, new_message, said_hash
+from router.inbound import keep_content, natural_key, new_message, said_hash
+from router.mail_threads import remember_mail
 from router.match_facts import gather_facts, only_open
 from router.openings import customer_for, opened_by
 from router.receipts import take_receipt
@@ -68,9 +69,10 @@ class Reception:
 
     async def _take_message(self, event: InboundMessage) -> Accepted:
         sender = await find_sender(self.core, event)
-        key = f"{event.endpoint}:{event.vendor_id}"
+        key = natural_key(event)
         known = await self.core.store.natural_key(sender.place.shard, key)
         if known is not None:
+            await self._remember(event, known[1])  # we may have ended between taking it and this
             return Accepted("" if known[1].startswith("h") else known[1], known[0], duplicate=True)
         content = await keep_content(self.core, event)
         if sender.agent is not None and not sender.customers:
@@ -143,7 +145,7 @@ class Reception:
         quiet: bool = False,
     ) -> AcceptAnswer:
         trusted = not event.automatic and not event.unverified and not quiet
-        return await self.core.store.accept(
+        answer = await self.core.store.accept(
             conversation_id,
             message,
             natural_key=key,
@@ -154,6 +156,12 @@ class Reception:
             mail_id=event.vendor_id if event.sender.channel is Channel.EMAIL else "",
             quiet=quiet or event.automatic,
         )
+        await self._remember(event, answer.conversation_id)
+        return answer
+
+    async def _remember(self, event: InboundMessage, conversation_id: str) -> None:
+        if event.sender.channel is Channel.EMAIL and conversation_id and not conversation_id.startswith("h"):
+            await remember_mail(self.core, event.endpoint, event.vendor_id, conversation_id)
 
     async def _take_from_agent(
         self, event: InboundMessage, sender: Sender, agent: Agent, content: Content, key: str

@@ -333,8 +333,10 @@ class _Line:
 
 
 def _natural_key(event: Event) -> str:
-    """The natural key of a message; empty for a receipt, which may come twice."""
-    return event.vendor_id if isinstance(event, InboundMessage) else ""
+    """What makes a message the same one: not its Message-ID alone. Empty for a receipt, which may come twice."""
+    if not isinstance(event, InboundMessage):
+        return ""
+    return f"{event.sender.value}|{event.unverified}|{event.vendor_id}"
 
 
 def _list_after(client: IMAPClient, uid: int, since: float) -> list[int]:

@@ -330,6 +330,19 @@ async def test_a_renumbered_mailbox_doubles_nothing(world: World) -> None:
     assert world.texts() == ["Mail 1", "Mail 2", "Mail 3", "Mail 4"]
 
 
+async def test_a_known_message_id_in_strange_hands_hides_no_mail_of_a_renumbered_mailbox(world: World) -> None:
+    """Somebody else used it before; the customer's mail is read all the same."""
+    world.imap.add(1, raw=b"From: mallory@example.net\r\nMessage-ID: <1@example.net>\r\n\r\nNothing\r\n")
+    world.start()
+    await until(lambda: world.imap.idling == 1)
+    await world.stop()
+    world.imap.renumber()
+    world.imap.add(1)
+    world.start()
+    await until(lambda: len(world.events) == 2)
+    assert world.texts() == ["Nothing", "Mail 1"]
+
+
 async def test_old_mail_is_left_alone_the_first_time(world: World) -> None:
     """A mailbox full of last year's mail does not become this morning's conversations."""
     world.imap.add(1, at=time.time() - 90 * 86_400)

@@ -197,6 +197,30 @@ async def test_a_third_party_who_answers_in_the_thread_is_filed_but_proves_nothi
     assert (await runtime.switchboard.message(joined.message_id)).unverified
 
 
+@pytest.mark.parametrize("forged", [False, True], ids=["under a name of their own", "in the customer's name"])
+async def test_a_stranger_who_knows_a_message_id_cannot_have_the_customers_mail_dropped(
+    runtime: Runtime, forged: bool
+) -> None:
+    """They send something under it first; the customer's mail is still a mail of its own, and taken once."""
+    ann, stranger = Address(Channel.EMAIL, "ann@example.org"), Address(Channel.EMAIL, "mallory@example.org")
+    known = "<known@example.org>"
+    await hear(runtime, "Nothing.", ann if forged else stranger, vendor_id=known, unverified=forged)
+    hers = await hear(runtime, "My order never came.", ann, vendor_id=known)
+    assert not hers.duplicate
+    assert (await runtime.switchboard.message(hers.message_id)).content.text == "My order never came."
+    again = await hear(runtime, "My order never came.", ann, vendor_id=known)
+    assert (again.duplicate, again.message_id) == (True, hers.message_id), "read again over another connection"
+
+
+async def test_a_message_id_that_two_senders_used_files_nobody_in_either_conversation(runtime: Runtime) -> None:
+    """Who answers it could mean either; a stranger could lead a colleague's words into a matter of theirs."""
+    ann, stranger = Address(Channel.EMAIL, "ann@example.org"), Address(Channel.EMAIL, "mallory@example.org")
+    taken = [await hear(runtime, "Hello", one, vendor_id="<known@example.org>") for one in (stranger, ann)]
+    copied = Address(Channel.EMAIL, "copied@example.org")
+    answer = await hear(runtime, "I know more.", copied, in_reply_to=("<known@example.org>",))
+    assert answer.conversation_id not in {"", *(one.conversation_id for one in taken)}
+
+
 async def test_what_nobody_could_match_ends_after_thirty_quiet_days(runtime: Runtime) -> None:
     """Held messages are listed by when somebody last wrote, and close like everything else."""
     await hear(runtime, "Nobody knows me, about #4F2K9")
