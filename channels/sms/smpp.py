@@ -8,6 +8,7 @@ deliver_sm       a customer's words, or esm_class 0x04 and `id:4F2 ... stat:DELI
 
 import asyncio
 import random
+import re
 from datetime import timedelta
 from decimal import Decimal
 
@@ -56,6 +57,8 @@ VALIDITY_MAX_S = 28 * 24 * 3600.0
 _INTERNATIONAL, _NATIONAL, _ALPHANUMERIC = 1, 2, 5
 _ISDN = 1
 _SHORT_CODE_MAX = 6
+# No plus: a name must not pass for a number. No at sign: what follows one in our records is an endpoint.
+_NOT_IN_A_NAME = re.compile(r"[^0-9A-Za-z ._&*#-]")
 
 _log = structlog.get_logger(__name__)
 
@@ -294,10 +297,10 @@ class SmppAdapter:
         return _canonical(given, 16 if self._settings.receipt_ids == "hex" else 10, self._settings.receipt_ids)
 
     def _read_address(self, ton: int, value: str) -> str:
-        """A number as E.164, a short code or a name as it came."""
+        """A number as E.164, a short code, or a name in plain characters: whoever sends chooses it freely."""
         digits = value.removeprefix("+")
         if ton == _ALPHANUMERIC or not (digits.isascii() and digits.isdigit()) or len(digits) <= _SHORT_CODE_MAX:
-            return value
+            return _NOT_IN_A_NAME.sub("_", value)
         region = self._settings.region
         if region is None or ton == _INTERNATIONAL or value.startswith("+"):
             return "+" + digits.removeprefix("00")

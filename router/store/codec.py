@@ -1,6 +1,7 @@
 """Records as they stand in Redis, and back."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from router.domain.conversation import (
 from router.store.keys import place
 
 Hash = Mapping[str, str]
+_ENDPOINT = re.compile(r"(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +155,10 @@ def load_files(rows: Sequence[Sequence[Any]]) -> tuple[File, ...]:
 def read_place(text: str) -> tuple[Address, EndpointId | None]:
     """The reverse of `keys.place`."""
     channel, _, value = text.partition(":")
-    endpoint: EndpointId | None = None
-    if channel != Channel.EMAIL:
-        head, at, tail = value.rpartition("@")
-        if at and "/" in tail:
-            value, endpoint = head, EndpointId(tail)
-    return Address(Channel(channel), value), endpoint
+    head, _, tail = value.rpartition("@")
+    if _ENDPOINT.fullmatch(tail):
+        return Address(Channel(channel), head), EndpointId(tail)
+    return Address(Channel(channel), value), None
 
 
 def seconds(milliseconds: Any) -> float:
