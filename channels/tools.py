@@ -26,6 +26,8 @@ class AdapterStore(Protocol):
     """A small durable store of the endpoint's own: cursors, partial segments, outboxes. Values are text.
 
     Keys are at most 200 characters, values at most 1 MB; every entry has a time to live of at most 30 days.
+    Everything raises `LocalFault` where the store is away. Out of `send` that says that nothing was sent: an adapter
+    that needs the store after its provider may have taken the message raises `OutcomeUnknown` instead.
     """
 
     async def get(self, key: str) -> str | None:

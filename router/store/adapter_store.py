@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+from channels.errors import LocalFault
 from health.report import EndpointId
 from router.store import keys
-from router.store.redis import Pipelined
+from router.store.redis import Pipelined, StoreUnavailable
 
 KEY_MAX = 200
 VALUE_MAX = 1_000_000
@@ -32,41 +34,41 @@ class RedisAdapterStore:
 
     async def get(self, key: str) -> str | None:
         """The value, or None."""
-        value = await self.redis.call("GET", self._key(key))
+        value = await self._call("GET", self._key(key))
         return None if value is None else str(value)
 
     async def put(self, key: str, value: str, ttl_s: float) -> None:
         """Set, durably, before returning."""
-        await self.redis.call("SET", self._key(key), _bounded(value), "PX", _ttl_ms(ttl_s))
+        await self._call("SET", self._key(key), _bounded(value), "PX", _ttl_ms(ttl_s))
 
     async def add(self, key: str, value: str, ttl_s: float) -> bool:
         """Set only if absent; whether it was."""
-        return bool(await self.redis.call("SET", self._key(key), _bounded(value), "PX", _ttl_ms(ttl_s), "NX"))
+        return bool(await self._call("SET", self._key(key), _bounded(value), "PX", _ttl_ms(ttl_s), "NX"))
 
     async def delete(self, key: str) -> None:
         """Forget."""
-        await self.redis.call("DEL", self._key(key))
+        await self._call("DEL", self._key(key))
 
     async def collect(self, key: str, part: int, value: str, ttl_s: float) -> dict[int, str]:
         """Put one part of a set under `key` and return all parts so far."""
         where = self._key(key)
-        await self.redis.call("HSET", where, part, _bounded(value))
-        await self.redis.call("PEXPIRE", where, _ttl_ms(ttl_s))
-        parts = await self.redis.call("HGETALL", where)
+        await self._call("HSET", where, part, _bounded(value))
+        await self._call("PEXPIRE", where, _ttl_ms(ttl_s))
+        parts = await self._call("HGETALL", where)
         return {int(number): text for number, text in parts.items()}
 
     async def append(self, key: str, value: str, ttl_s: float) -> int:
         """Add to a list; its number, from 1, never reused. Rings the endpoint's bell with the key."""
         where = self._key(key)
-        number = await self.redis.call(
+        number = await self._call(
             "EVAL", APPEND, 2, where, f"{where}:n", _bounded(value), _ttl_ms(ttl_s), TTL_MAX_S * 1000, ENTRIES_MAX
         )
-        await self.redis.call("PUBLISH", bell(self.endpoint), key)
+        await self._call("PUBLISH", bell(self.endpoint), key)
         return int(number)
 
     async def read_after(self, key: str, number: int, count: int) -> list[tuple[int, str]]:
         """Up to `count` entries with a number above `number`, in order."""
-        rows = await self.redis.call("ZRANGEBYSCORE", self._key(key), f"({number}", "+inf", "LIMIT", 0, count)
+        rows = await self._call("ZRANGEBYSCORE", self._key(key), f"({number}", "+inf", "LIMIT", 0, count)
         entries = []
         for row in rows:
             head, _, value = row.partition("|")
@@ -86,6 +88,13 @@ class RedisAdapterStore:
                     await asyncio.sleep(0)
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+
+    async def _call(self, *command: str | int) -> Any:
+        """Adapters know nothing of our Redis: that it is away is a fault of ours, in their words."""
+        try:
+            return await self.redis.call(*command)
+        except StoreUnavailable as error:
+            raise LocalFault(str(error)) from error
 
     def _key(self, key: str) -> str:
         if len(key) > KEY_MAX:
