@@ -9,7 +9,8 @@ SendFailed
 └── OutcomeUnknown          the endpoint's fault               may have been taken, failure
 
 WebhookRefused              inbound: not signed, stale, malformed, too large; nothing was accepted
-LocalFault                  our own: DNS, event loop, Redis; never evidence against an endpoint
+LocalFault                  our own: DNS, event loop, Redis     certainly not taken, no evidence
+└── LocalOutcomeUnknown     our own, past the commit point      may have been taken, no evidence
 """
 
 
@@ -52,6 +53,10 @@ class OutcomeUnknown(SendFailed):
 
 class LocalFault(Exception):
     """Our own fault (DNS, a stalled event loop, Redis): never counts against an endpoint; nothing was sent."""
+
+
+class LocalOutcomeUnknown(LocalFault):
+    """Our own fault, when the message may have been taken already: flagged like any unknown, held against nobody."""
 
 
 class WebhookRefused(Exception):

@@ -27,7 +27,7 @@ class AdapterStore(Protocol):
 
     Keys are at most 200 characters, values at most 1 MB; every entry has a time to live of at most 30 days.
     Everything raises `LocalFault` where the store is away. Out of `send` that says that nothing was sent: an adapter
-    that needs the store after its provider may have taken the message raises `OutcomeUnknown` instead.
+    that needs the store when the message may have been taken already raises `LocalOutcomeUnknown` instead.
     """
 
     async def get(self, key: str) -> str | None:

@@ -6,6 +6,7 @@ from channels.errors import (
     EndpointMisconfigured,
     EndpointUnavailable,
     LocalFault,
+    LocalOutcomeUnknown,
     MessageRejected,
     OutcomeUnknown,
     RecipientUnreachable,
@@ -47,6 +48,8 @@ def judge(error: BaseException) -> Judgement:
             return Judgement("unknown", Verdict.FAILURE, error.reason)
         case TimeoutError():
             return Judgement("unknown", Verdict.FAILURE, "io_timeout")
+        case LocalOutcomeUnknown():
+            return Judgement("unknown", None, "local_fault")
         case LocalFault():
             return Judgement("throttled", None, "local_fault", LOCAL_PAUSE_S)
         case _:

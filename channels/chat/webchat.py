@@ -18,7 +18,14 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from channels.chat.session import BEAT_KEY, BEAT_LOST_AFTER_S, OUTBOX_TTL_S, SESSION_FORM, Door, entry_of, outbox_key
 from channels.contract import Capabilities, EndpointSettings
-from channels.errors import EndpointUnavailable, LocalFault, MessageRejected, RecipientUnreachable, WebhookRefused
+from channels.errors import (
+    EndpointUnavailable,
+    LocalFault,
+    LocalOutcomeUnknown,
+    MessageRejected,
+    RecipientUnreachable,
+    WebhookRefused,
+)
 from channels.messages import Channel, Matter, OutboundMessage, Receipt, Received, Reply, Webhook
 from channels.tools import Tools
 
@@ -92,7 +99,7 @@ class WebchatAdapter:
         Raises:
             RecipientUnreachable: the address is no session of ours.
             MessageRejected: longer than `TEXT_MAX`, empty, or it has files.
-            LocalFault: the store did not answer in `APPEND_S`; saying it again shows it once.
+            LocalOutcomeUnknown: the store did not answer, or not in `APPEND_S`; saying it again here shows it once.
         """
         session = message.to.value
         if message.to.channel is not Channel.CHAT or not SESSION_FORM.fullmatch(session):
@@ -107,8 +114,8 @@ class WebchatAdapter:
         try:
             async with asyncio.timeout(APPEND_S):
                 number = await self._tools.store.append(outbox_key(session), entry.encode(), OUTBOX_TTL_S)
-        except TimeoutError as late:
-            raise LocalFault("the store did not take the message in time") from late
+        except (TimeoutError, LocalFault) as silent:
+            raise LocalOutcomeUnknown("the store did not say that it took the message") from silent
         return Receipt(vendor_ids=(f"{session}:{number}",))
 
     async def receive(self, webhook: Webhook) -> Received:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from channels.contract import Capabilities
-from channels.errors import LocalFault, RecipientUnreachable
+from channels.errors import LocalFault, LocalOutcomeUnknown, RecipientUnreachable
 from channels.messages import Address, Channel, OutboundMessage, Receipt
 from channels.tools import AdapterStore
 from health.report import EndpointId, Verdict
@@ -163,12 +163,19 @@ async def test_what_failed_before_anything_was_said_is_due_again_and_held_agains
     assert await desk.verdicts() == [Verdict.OK]
 
 
-async def test_a_fault_of_ours_that_may_have_come_after_it_was_taken_is_unknown(desk: Desk) -> None:
-    """Raw, it says nothing of when it happened: flagged before it goes out again, and held against nobody either."""
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(LocalOutcomeUnknown("not kept"), "local_fault"), (StoreUnavailable("no answer"), "adapter_fault")],
+)
+async def test_a_fault_of_ours_when_it_may_have_been_taken_is_unknown(
+    desk: Desk, error: Exception, reason: str
+) -> None:
+    """Flagged before it goes out again, and held against nobody either; so is one that says nothing of when it was."""
     await desk.open(MAILBOX)
-    desk.vendors[MAIL].raises_after = StoreUnavailable("Redis did not answer")
+    desk.vendors[MAIL].raises_after = error
     await desk.pass_time(1)
     unsure = await desk.said()
     assert (unsure.state, unsure.possible_duplicate) == (MessageState.UNKNOWN, True)
+    assert unsure.reason == reason
     assert len(desk.vendors[MAIL].taken) == 1
     assert await desk.verdicts() == []
