@@ -128,11 +128,13 @@ local function set_state(message, state, reason)
 end
 
 local function hold(S, untl)
+  if S.h == untl then return end
   S.h = untl
   if untl > 0 then redis.call('HSET', S.key, 'h', int(untl)) else redis.call('HDEL', S.key, 'h') end
 end
 
 local function want_plan(S, why)
+  if S.w == why then return end
   S.w = why
   if why ~= '' then redis.call('HSET', S.key, 'w', why) else redis.call('HDEL', S.key, 'w') end
 end
@@ -352,13 +354,14 @@ local function ready_head(S)
 end
 
 -- What must be equal before and after a rebind (transcript, question, fields, files, assignee, clocks, consent).
-local function context_hash(conversation)
+-- Answers it as text, to be hashed, and since when somebody waits.
+local function context_of(conversation)
   local C = redis.call('HMGET', P .. 'v:' .. conversation, 'rf', 'th', 'sj', 'qu', 'wa', 'fi', 'fl', 'as', 'te', 'pr',
     'cl', 'op', 'cu')
-  local text = ''
-  for i = 1, 13 do text = text .. (C[i] or '') .. '\n' end
-  local consent = C[13] and redis.call('HGET', P .. 'cu:' .. C[13], 'cv') or ''
-  return redis.sha1hex(text .. (consent or ''))
+  local waiting = tonumber(C[5] or 0) or 0
+  C[14] = C[13] and redis.call('HGET', P .. 'cu:' .. C[13], 'cv')
+  for i = 1, 14 do C[i] = C[i] or '' end
+  return table.concat(C, '\n'), waiting
 end
 
 local function waiting_score(conversation)
@@ -369,7 +372,7 @@ end
 -- A notice nobody heard yet stays due where the side stays; elsewhere the next one speaks of what they really left, and
 -- falls away where they are back.
 local function begin_leg(S, endpoint, address, reason, notice)
-  local before = context_hash(S.c)
+  local before, waiting = context_of(S.c)
   local left_endpoint, left_address = S.ep, S.ad
   local untold = S.nd and S.m ~= S.nd.id and S.nd or nil
   if untold and not notice and endpoint == S.ep and address == S.ad then
@@ -392,16 +395,17 @@ local function begin_leg(S, endpoint, address, reason, notice)
     S.b = 0
     redis.call('HDEL', S.key, 'b')
   end
-  if endpoint ~= '' then redis.call('ZADD', P .. 'at:' .. endpoint, waiting_score(S.c), S.id) end
+  if endpoint ~= '' then redis.call('ZADD', P .. 'at:' .. endpoint, waiting, S.id) end
   if notice then
     S.nd = notice
     redis.call('SADD', P .. 'nd:' .. endpoint .. '|' .. address, S.id)
     save_notice(S)
   end
   local legs = P .. 'lg:' .. S.id
-  redis.call('RPUSH', legs, cjson.encode({ep = endpoint, ad = address, at = NOW, r = reason, e = S.e, cb = before,
-    ca = context_hash(S.c), fe = left_endpoint, fa = left_address}))
-  redis.call('LTRIM', legs, -LEGS_MAX, -1)
+  local after, hash = context_of(S.c), redis.sha1hex(before)
+  local kept = redis.call('RPUSH', legs, cjson.encode({ep = endpoint, ad = address, at = NOW, r = reason, e = S.e, cb = hash,
+    ca = after == before and hash or redis.sha1hex(after), fe = left_endpoint, fa = left_address}))
+  if kept > LEGS_MAX then redis.call('LTRIM', legs, -LEGS_MAX, -1) end
 end
 
 -- One side as a planner sees it.
@@ -413,6 +417,7 @@ local function side_facts(S)
     wa = tonumber(C[3] or 0) or 0, mv = tonumber(C[4] or 0) or 0, li = tonumber(C[5] or 0) or 0,
     oa = tonumber(C[6] or 0) or 0, pr = tonumber(C[7] or 5) or 5, lo = C[8] or '', rf = C[9] or '', op = C[10] or '1',
     ho = C[11] or '', hd = C[12] or '', head = head or ''}
+  if S.nd and S.nd.na then F.nna = cjson.encode(S.nd.na) end
   if head then
     local M = redis.call('HMGET', P .. 'm:' .. head, 'cl', 'st', 'xp', 'na', 'b', 'k', 'ca', 'pu')
     F.mcl, F.mst, F.mxp, F.mna, F.mk = M[1] or 'normal', M[2] or '', tonumber(M[3] or 0) or 0, M[4] or '', M[6] or ''
