@@ -39,7 +39,7 @@ mutants: $(VENV)/installed-dev  ## break the protocol one guarantee at a time; t
 chaos: $(VENV)/installed-dev  ## kill and stop every process under load, break every wire, and judge (9 minutes); CHAOS=--short, --long
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
-peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, an npm message centre
+peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, PostgreSQL, an npm message centre
 	$(BIN)/python -m pytest -m peer
 
 bench: $(VENV)/installed  ## measure speed: one table, each figure beside what it is compared with (about 6 minutes)
@@ -61,6 +61,9 @@ map: $(VENV)/installed  ## draw the README's map again, from the modules' docstr
 lock:  ## pin the dependencies again, with hashes and without host names (needs uv)
 	UV_PYTHON_DOWNLOADS=never uv pip compile --universal --generate-hashes --no-annotate --no-header \
 	  --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements.lock
+	UV_PYTHON_DOWNLOADS=never uv pip compile --universal --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --python-version 3.11 --extra postgres -c requirements.lock pyproject.toml \
+	  -o requirements-postgres.lock
 	UV_PYTHON_DOWNLOADS=never uv pip compile --universal --generate-hashes --no-annotate --no-header \
 	  --no-emit-index-url --python-version 3.11 --group test --group check --group build \
 	  pyproject.toml -o requirements-dev.lock

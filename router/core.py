@@ -12,6 +12,7 @@ from channels.tools import Clock
 from health.board import Board
 from health.records import StatusRecord, fresh
 from health.report import Direction, EndpointId, Status
+from router.archive.archive import Archive
 from router.domain.canary import Canary
 from router.domain.conversation import Agent, Binding, Customer, MessageClass
 from router.domain.failover import ForcedFailover, with_forced
@@ -74,6 +75,7 @@ class Core:
     control: Control
     board: Board
     files: Files
+    archive: Archive
     wording: Wording
     clock: Clock
     capabilities: Mapping[EndpointId, Capabilities]

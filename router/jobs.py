@@ -24,7 +24,7 @@ from prometheus_client import Gauge
 from redis.exceptions import RedisError
 
 from health.board import Board
-from router.archive import ARCHIVE_FILE, Archive, archive_conversation
+from router.archive.moving import archive_conversation
 from router.core import Core
 from router.domain.conversation import MessageState
 from router.runtime import Runtime, open_runtime
@@ -173,21 +173,17 @@ async def _archive_closed(core: Core) -> dict[str, int]:
     """At most 500 conversations and 8 s; the others in the next slots. Those that stay are passed over."""
     until = time.monotonic() + ARCHIVE_S
     before = core.clock.now() - core.settings.archive.after_days * DAY_S
-    archive = Archive(core.settings.data_dir / ARCHIVE_FILE)
     outcomes: dict[str, int] = {}
-    try:
-        for shard in range(core.store.shards):
-            kept = 0
-            while sum(outcomes.values()) < ARCHIVED_MAX and time.monotonic() < until:
-                found = await core.store.closed_before(shard, before, offset=kept, limit=50)
-                if not found:
-                    break
-                for conversation_id in found:
-                    outcome = await archive_conversation(core.store, archive, conversation_id)
-                    outcomes[outcome] = outcomes.get(outcome, 0) + 1
-                    kept += outcome in {"busy", "changed"}
-    finally:
-        await archive.close()
+    for shard in range(core.store.shards):
+        kept = 0
+        while sum(outcomes.values()) < ARCHIVED_MAX and time.monotonic() < until:
+            found = await core.store.closed_before(shard, before, offset=kept, limit=50)
+            if not found:
+                break
+            for conversation_id in found:
+                outcome = await archive_conversation(core.store, core.archive, conversation_id)
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+                kept += outcome in {"busy", "changed"}
     return outcomes
 
 

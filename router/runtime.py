@@ -18,6 +18,8 @@ from channels.tools import AdapterStore, Clock, Tools
 from health.board import Board
 from health.report import EndpointId, Report
 from router.api_keys import ApiKeys
+from router.archive.archive import ARCHIVE_FILE, Archive
+from router.archive.database import database_of
 from router.core import CONSOLE_ENDPOINT, Core
 from router.domain.canary import Canary
 from router.domain.catalogues import overlay_catalogues, packaged_catalogues, parse_catalogue
@@ -154,6 +156,7 @@ async def open_runtime(settings: Settings, role: str, *, clock: Clock | None = N
     used_clock = clock or SystemClock()
     desk = EvidenceDesk(board, used_clock)
     files = Files(settings.data_dir / "files")
+    archive = Archive(database_of(settings.archive_url.get_secret_value(), settings.data_dir / ARCHIVE_FILE))
     async with _http() as http:
         adapters = _adapters(settings, http, used_clock, redis, files, desk.report)
         core = Core(
@@ -163,6 +166,7 @@ async def open_runtime(settings: Settings, role: str, *, clock: Clock | None = N
             control=Control(redis, settings.shards),
             board=board,
             files=files,
+            archive=archive,
             wording=wording,
             clock=used_clock,
             capabilities={endpoint: adapter.capabilities for endpoint, adapter in adapters.items()},
@@ -175,6 +179,7 @@ async def open_runtime(settings: Settings, role: str, *, clock: Clock | None = N
             for adapter in adapters.values():
                 await adapter.close()
             await desk.flush()
+            await archive.close()
             await redis.close()
 
 

@@ -16,6 +16,7 @@ from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 from channels.messages import Channel
 from channels.registry import CHANNELS, AnyEndpointSettings
 from health.thresholds import DetectorSettings
+from router.archive.postgres_url import connect_arguments
 from router.control_probe import HOSTS_MAX, read_control_hosts, refuse_providers
 from router.domain.conversation import TEXT_MAX
 from router.domain.ids import SHARDS_MAX
@@ -106,6 +107,7 @@ class AttachmentSettings(Table):
     """`[attachments]`: bounds on files, both ways."""
 
     file_max_bytes: int = Field(10_000_000, ge=0, le=100_000_000, description="bytes in one file, at most")
+    kept_days: float = Field(7.0, ge=1, le=3_650, description="days a file stays on disk that nothing refers to")
     total_max_bytes: int = Field(25_000_000, ge=0, le=100_000_000, description="bytes in one message's files, at most")
     files_max: int = Field(10, ge=0, le=100, description="files in one message, at most")
 
@@ -157,6 +159,9 @@ class Settings(BaseSettings):
     shards: int = Field(1, ge=1, le=SHARDS_MAX, description="parts the customers are spread over; never lower it")
     redis_url: str | None = Field(None, description="your own Redis or Valkey; without it, `up` starts a private one")
     broker_url: str | None = Field(None, description="Celery's broker; without it, database 1 beside `redis_url`")
+    archive_url: SecretStr = Field(
+        SecretStr(""), description="your PostgreSQL for closed conversations; without it, a SQLite file in `data_dir`"
+    )
     data_dir: Path = Field(Path("var"), description="the folder of everything durable on disk")
     secret: SecretStr = Field(SecretStr(""), description="what reply tokens and sessions are signed with")
     templates_folder: Path | None = Field(None, description="the folder of your own notice templates")
@@ -220,6 +225,16 @@ class Settings(BaseSettings):
         if url and scheme not in {"redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps"}:
             raise ValueError("must begin with redis://, rediss://, redis+socket://, sentinel:// or amqp://")
         return url or None
+
+    @field_validator("archive_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value():
+            try:
+                connect_arguments(url.get_secret_value())
+            except OSError as error:
+                raise ValueError(f"names an sslrootcert that cannot be read: {error.strerror}") from error
+        return url
 
     @field_validator("secret")
     @classmethod

@@ -16,9 +16,13 @@ from rich.markup import escape
 from channels.contract import CANARY_FORMS, Adapter
 from channels.email.smtp import SmtpSettings
 from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
-from router.cli.rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, with_redis, without_password
+from router.archive.archive import ARCHIVE_FILE, Archive
+from router.archive.database import ArchiveError, database_of
+from router.cli.rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, say_frozen, with_redis
 from router.control_probe import connect_to, read_control_hosts
 from router.settings import Settings
+from router.store.connecting import without_password
+from router.store.freezing import read_frozen
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
@@ -50,6 +54,7 @@ def doctor(session: Session) -> None:
     findings += check_mail_trust(settings)
     findings += check_canaries(settings)
     findings += asyncio.run(check_control_hosts(settings))
+    findings.append(asyncio.run(check_archive(settings)))
     if settings.redis_url is None:
         findings.append(Finding("redis", "none set and `throughline up` is not running: it will start a private one"))
     else:
@@ -59,6 +64,10 @@ def doctor(session: Session) -> None:
     reachable = settings.redis_url is not None and not any(
         found.fault for found in findings if found.subject == "redis"
     )
+    if settings.redis_url is not None and not ping(settings.redis_url):
+        for finding in session.ask(_check_frozen):
+            findings.append(finding)
+            _say(finding)
     if reachable:
         for finding in session.ask(_check_endpoints):
             findings.append(finding)
@@ -153,6 +162,21 @@ async def check_control_hosts(settings: Settings) -> list[Finding]:
     return [Finding("control_hosts", f"all {len(hosts)} answer")]
 
 
+async def check_archive(settings: Settings) -> Finding:
+    """Can closed conversations be kept, and does PostgreSQL keep what it acknowledged?"""
+    archive = Archive(database_of(settings.archive_url.get_secret_value(), settings.data_dir / ARCHIVE_FILE))
+    try:
+        if not await archive.is_durable():
+            return Finding(
+                "archive", f"{archive.database.words}: fsync is off", True, "Switch it on in postgresql.conf"
+            )
+        return Finding("archive", await archive.check())
+    except ArchiveError as error:
+        return Finding("archive", str(error), True, "Until then closed conversations stay in Redis")
+    finally:
+        await archive.close()
+
+
 def check_redis(url: str) -> Iterator[Finding]:
     """Does it answer, is it new enough, and does it keep what it acknowledged?"""
     shown = without_password(url)
@@ -187,6 +211,13 @@ def check_redis(url: str) -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield Finding("redis", f"{shown}: version {facts['redis_version']}, keeps what it acknowledges")
+
+
+async def _check_frozen(runtime: "Runtime") -> list[Finding]:
+    """Does it send at all?"""
+    frozen = await read_frozen(runtime.store.redis)
+    remedy = "See deploy/runbook/backup-and-restore.md"
+    return [Finding("store", say_frozen(frozen, runtime.clock.now()), True, remedy)] if frozen else []
 
 
 async def _check_endpoints(runtime: "Runtime") -> list[Finding]:

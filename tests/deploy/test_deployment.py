@@ -26,7 +26,7 @@ def test_locks_hold_no_host_names(lock: Path) -> None:
     assert "--hash=sha256:" in lock.read_text()
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-postgres.lock", "requirements-build.lock"])
 def test_the_locks_agree(name: str) -> None:
     """What runs, and what builds it, is what was tested."""
     tested = blocks(ROOT / "requirements-dev.lock")

@@ -23,7 +23,7 @@ VALUES = {
 DIFFERS = {
     # Shown with a value because the default depends on something else, or is none.
     *("templates_folder", "ca_file", "reply_domain", "sender_ton", "sender_npi", "region", "messaging_service_sid"),
-    *("callback_number", "secret", "rate_per_s", "hold_s"),
+    *("archive_url", "callback_number", "secret", "rate_per_s", "hold_s"),
 }
 COMMON = {"rate_per_s", "hold_s", "price", "canary", "canary_every_s", "canary_bound_s"}
 

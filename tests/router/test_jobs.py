@@ -18,7 +18,8 @@ from celery import Celery
 from channels.messages import Content, Kind
 from health.report import EndpointId
 from router import jobs
-from router.archive import ARCHIVE_FILE, Archive
+from router.archive.archive import ARCHIVE_FILE, Archive
+from router.archive.database import SqliteFile
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.jobs import QUEUE, Slots
@@ -125,7 +126,7 @@ async def close_long_ago(redis_url: str) -> str:
 
 
 async def archived(folder: Path, identity: str) -> bool:
-    archive = Archive(folder / ARCHIVE_FILE)
+    archive = Archive(SqliteFile(folder / ARCHIVE_FILE))
     try:
         return await archive.conversation(identity) is not None
     finally:

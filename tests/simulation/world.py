@@ -216,6 +216,7 @@ class World:
             control=Control(line),
             board=cast(Any, SimBoard(self, self.rng.choice((0.0, 0.0, 1.0, 5.0)))),
             files=cast(Any, None),
+            archive=cast(Any, None),
             wording=wording,
             clock=process,
             capabilities={endpoint: CAPABILITIES[endpoint] for endpoint in self.vendors},
