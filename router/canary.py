@@ -125,7 +125,8 @@ class CanaryPost:
         """Send what is asked for, one at a time, until cancelled."""
         while True:
             try:
-                asked = await self.core.store.redis.call("RPOP", keys.canaries_asked(self.endpoint))
+                argument = json.dumps({"ep": self.endpoint})
+                asked = await self.core.store.redis.run("canary", keys.shard(0), None, argument)
                 if asked is not None:
                     await self._send(json.loads(asked))
                     continue

@@ -17,6 +17,7 @@ from router.operations import affected_sides, limits_of
 from router.pace import Pace
 from router.planner import notice_for, people_of, place_for
 from router.store.codec import SideFacts
+from router.store.freezing import read_frozen
 from router.store.store import Park, Rebind
 
 STEPS_PER_S = 4
@@ -41,6 +42,8 @@ class Mover:
         self, endpoint: EndpointId, views: Sequence[EndpointView], *, evidence: str, inbound_only: bool
     ) -> int:
         """Move what has something pending, or somebody waiting, at `endpoint`; how many sides moved."""
+        if await read_frozen(self.core.store.redis):
+            return 0  # a restored store: whoever would be told of the move cannot be told
         now = self.core.clock.now()
         forced = self._forced(await self.core.failovers(), endpoint, now)
         if forced is None and any(view.id == endpoint and view.forced == "down" for view in views):
@@ -61,6 +64,8 @@ class Mover:
 
     async def lead_home(self, views: Sequence[EndpointView], suppressed: frozenset[EndpointId]) -> int:
         """Move one page of open conversations home, where their home has proven itself; how many sides moved."""
+        if await read_frozen(self.core.store.redis):
+            return 0
         now = self.core.clock.now()
         ready = {view.id for view in views if _well(view)}
         moved = 0

@@ -45,9 +45,12 @@ def find_binary() -> Path:
 class PrivateRedis:
     """One server process on a Unix socket in `folder`; data survives in the same folder."""
 
-    def __init__(self, folder: Path, *, durable: bool = True, binary: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, durable: bool = True, binary: Path | None = None, start_within_s: float = START_WITHIN_S
+    ) -> None:
         self.folder = folder
         self.durable = durable
+        self.start_within_s = start_within_s
         self.binary = binary or find_binary()
         self.socket = _short_socket_path(folder)
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +69,7 @@ class PrivateRedis:
         """Start it and return once it answers and has loaded its data.
 
         Raises:
-            RuntimeError: it ended or did not answer within 20 s; the text holds the end of its log.
+            RuntimeError: it ended or did not answer in time; the text holds the end of its log.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "redis.log"
@@ -80,7 +83,7 @@ class PrivateRedis:
             ],
             start_new_session=True,  # Ctrl-C reaches us, not it: it goes last
         )  # fmt: skip
-        deadline = time.monotonic() + START_WITHIN_S
+        deadline = time.monotonic() + self.start_within_s
         while True:
             try:
                 with redis.Redis.from_url(self.url, socket_timeout=1.0) as client:

@@ -21,6 +21,19 @@ INDEXES = ("open", "closed", "hidden")
 log = structlog.get_logger()
 
 
+async def flag_shard(store: Store, shard: int) -> int:
+    """Mark whatever waits in a shard as a possible repeat; how many messages."""
+    flagged = 0
+    for index in INDEXES:
+        cursor = "0"
+        while True:
+            cursor, conversations = await store.walk(shard, index, cursor, PAGE)
+            flagged += await store.doubt(shard, conversations)
+            if cursor == "0":
+                break
+    return flagged
+
+
 @dataclass(slots=True)
 class RollbackWatch:
     """One process's look at whether the journal still holds the last entry that this process has seen.
@@ -57,9 +70,7 @@ class RollbackWatch:
             return False
         lost = self.store.redis.positions[prefix]
         log.error("store.went_back", shard=shard, last_seen=lost)
-        flagged = 0
-        for index in INDEXES:
-            flagged += await self._flag(shard, index)
+        flagged = await flag_shard(self.store, shard)
         again = self.spool.take_again() if self.spool is not None else 0
         facts = {"last_seen": lost, "flagged": flagged, "spools_again": again}
         await self.store.note(shard, "store.went_back", facts)
@@ -67,14 +78,6 @@ class RollbackWatch:
         self.store.redis.trust(prefix)
         log.error("store.marked", shard=shard, flagged=flagged, spools_again=again)
         return True
-
-    async def _flag(self, shard: int, index: str) -> int:
-        flagged, cursor = 0, "0"
-        while True:
-            cursor, conversations = await self.store.walk(shard, index, cursor, PAGE)
-            flagged += await self.store.doubt(shard, conversations)
-            if cursor == "0":
-                return flagged
 
     def _recall(self) -> None:
         """A whole machine that comes back on older files is noticed, too."""

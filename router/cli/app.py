@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from router.cli import bench, conversation, doctor, endpoint, failover, key, roles, status, up
+from router.cli import backup, bench, conversation, doctor, endpoint, failover, key, roles, status, up
 from router.cli.rim import SETTINGS_STATUS, Session, say_fault
 from router.domain.catalogues import WordingError
 from router.settings import SETTINGS_FILE, SETTINGS_VARIABLE, SettingsError
@@ -52,6 +52,9 @@ for command in (
     key.key,
     endpoint.endpoint,
     bench.bench,
+    backup.backup,
+    backup.restore,
+    backup.resume,
 ):
     throughline.add_command(command)
 

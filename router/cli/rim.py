@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import click
 import redis
@@ -17,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from router.settings import Settings, default_broker_url, find_settings_file, load_settings
+from router.store.connecting import open_primaries, without_password
+from router.store.freezing import Frozen
 from router.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -122,10 +123,9 @@ def with_redis(settings: Settings) -> Settings:
 def ping(url: str) -> str:
     """Why Redis does not answer at `url`; empty: it does."""
     try:
-        with redis.Redis.from_url(
-            url, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=ANSWER_WITHIN_S
-        ) as client:
-            client.ping()
+        with open_primaries(url, timeout_s=ANSWER_WITHIN_S) as servers:
+            for server in servers:
+                server.ping()
     except redis.RedisError as error:
         return str(error)
     return ""
@@ -147,18 +147,19 @@ def read_run_file(data_dir: Path) -> str | None:
         raise Fault(f"{data_dir / RUN_FILE} is damaged. Stop `throughline up`, delete it, start again.") from error
 
 
-def without_password(url: str) -> str:
-    """A URL that may be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.hostname or ""
-    return parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
-
-
 def say_fault(text: str) -> None:
     """On standard error, in red where there is colour."""
     err.print(f"[red]{escape(text)}[/red]")
+
+
+def say_frozen(frozen: Frozen, now: float) -> str:
+    """One line for whoever looks at a frozen store."""
+    if not frozen.whole:
+        return "Frozen: a restore broke off; nothing is sent. Empty the store and restore again"
+    return (
+        f"Frozen for {ago(frozen.since, now)}: restored from a backup of {clock_time(frozen.backup_at)}; messages are "
+        "accepted, and nothing is sent or moved until `throughline resume`. `throughline resume --list` says what waits"
+    )
 
 
 class Duration(click.ParamType[float]):

@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from health.report import Status
-from router.cli.rim import FAULT_STATUS, Session, ago, clock_time, out
+from router.cli.rim import FAULT_STATUS, Session, ago, clock_time, out, say_frozen
 from router.store import keys
+from router.store.freezing import read_frozen
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
@@ -35,6 +36,8 @@ def status(session: Session) -> None:
 
 async def _show_status(runtime: "Runtime") -> None:
     now = time.time()
+    if restored := await read_frozen(runtime.store.redis):
+        out.print(f"[red]{escape(say_frozen(restored, now))}.[/red]\n")
     table = Table(box=None, pad_edge=False)
     for name in ("endpoint", "provider", "out", "in", "gate", "share", "due", "for"):
         table.add_column(name, no_wrap=True)

@@ -50,10 +50,10 @@ def up(session: Session) -> None:
     configure_logging("warning")
     settings = session.settings
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
-    with _only_one(settings.data_dir):
+    with only_one(settings.data_dir):
         if taken := find_taken(listeners(settings)):
             raise Fault("Nothing was started.\n" + "\n".join(taken))
-        server = _start_redis(settings)
+        server = start_redis(settings)
         try:
             if server is not None:
                 write_run_file(settings.data_dir, server.url)
@@ -214,7 +214,7 @@ def _say_where_to_look(settings: Settings, key: str) -> None:
     out.print("Ctrl-C stops it.\n")
 
 
-def _start_redis(settings: Settings) -> PrivateRedis | None:
+def start_redis(settings: Settings) -> PrivateRedis | None:
     """The private Redis, started; None where the settings name one, which must answer."""
     if settings.redis_url is not None:
         if fault := ping(settings.redis_url):
@@ -234,7 +234,7 @@ def _start_redis(settings: Settings) -> PrivateRedis | None:
 
 
 @contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
+def only_one(data_dir: Path) -> Iterator[None]:
     """Keep a second `up` away from the same folder: two servers on one folder would destroy it."""
     descriptor = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -127,6 +127,29 @@ def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator
         yield [cluster.get_redis_connection(node) for node in found]
 
 
+@contextmanager
+def open_whole(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator[Any]:
+    """A plain client of the whole store, wherever a key is; untyped. Raises `redis.RedisError`: nobody answers."""
+    address = read_address(url)
+    if address is not None and address.kind == "cluster":
+        facts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2} | address.facts
+        with closing(open_cluster(address, **facts)) as cluster:
+            yield cluster
+        return
+    with open_primaries(url, timeout_s=timeout_s) as servers:
+        yield servers[0]
+
+
+def read_database(url: str) -> int:
+    """The number of the database that a URL names."""
+    address = read_address(url)
+    if address is not None:
+        return address.database
+    parts = urlsplit(url)
+    named = parse_qs(parts.query).get("db", [""])[-1] or ("" if parts.scheme == "unix" else parts.path.strip("/"))
+    return int(named) if named.isdecimal() else 0
+
+
 def open_cluster(address: Address, **facts: Any) -> Any:
     """A plain client of a Cluster, untyped in redis-py. Raises `redis.RedisError`: nobody there answers."""
     node: Any = redis.cluster.ClusterNode
@@ -138,7 +161,7 @@ def without_password(url: str) -> str:
     """A URL that may be shown."""
     parts = urlsplit(url)
     identity, _, hosts = parts.netloc.rpartition("@")
-    return parts._replace(netloc=hosts).geturl() if ":" in identity else url
+    return parts._replace(netloc=hosts).geturl() if identity else url
 
 
 def _of_sentinels(facts: dict[str, Any]) -> dict[str, Any]:

@@ -43,8 +43,13 @@ def adapter(endpoint: EndpointId, key: str) -> str:
 
 
 def canaries_asked(endpoint: EndpointId) -> str:
-    """A list: canaries that a dispatcher is to send at this endpoint."""
-    return f"tl:canaries:{{{endpoint}}}"
+    """A list: canaries that a dispatcher is to send at this endpoint; in the first shard, which may be frozen."""
+    return f"{shard(0)}ca:{endpoint}"
+
+
+def frozen(number: int) -> str:
+    """A string: why nothing is sent from this shard; see `router.store.freezing`."""
+    return f"{shard(number)}frozen"
 
 
 def canary(token: str) -> str:

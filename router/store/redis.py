@@ -46,6 +46,7 @@ CANNOT_TAKE = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTER
 SCRIPTS = (
     "accept",
     "affected",
+    "canary",
     "cancel",
     "close",
     "doubt",

@@ -146,7 +146,7 @@ async def test_one_that_nobody_sends_says_nothing_and_is_not_sent_late(
             await Canaries(runtime.core).send(SMS)
         async with dispatching(runtime, provider):
             async with asyncio.timeout(5):
-                while await runtime.core.store.redis.call("KEYS", "tl:canaries:*"):
+                while await runtime.core.store.redis.call("KEYS", "tl:{s0}:ca:*"):
                     await asyncio.sleep(0.02)
     assert provider.taken == []
 

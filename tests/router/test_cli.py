@@ -23,8 +23,9 @@ from router.cli import key as cli_key
 from router.cli import up as cli_up
 from router.cli.app import throughline
 from router.cli.endpoint import write_table
-from router.cli.rim import Duration, ago, read_run_file, with_redis, without_password, write_run_file
+from router.cli.rim import Duration, ago, read_run_file, with_redis, write_run_file
 from router.settings import Settings, SettingsError, load_settings
+from router.store.connecting import without_password
 
 
 @pytest.fixture(autouse=True)

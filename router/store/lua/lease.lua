@@ -67,6 +67,7 @@ local function gather_covers(S)
       -- One whose last message is still open elsewhere is told with the others; one whose own notice is open tells itself.
       if other and other.nd and other.m ~= other.nd.id and other.ep == S.ep and other.ad == S.ad then
         other.nd.by, other.nd.lead = S.nd.id, S.id
+        if other.nd.fl == 1 then S.nd.fl = 1 end
         save_notice(other)
         covers[#covers + 1] = member
       end
@@ -96,6 +97,7 @@ local function begin_notice(S)
       cjson.encode({text = ''}), 'cl', 'urgent', 'st', 'queued', 'q', sequence, 'ca', int(NOW), 'xp', '0', 'ep', S.ep)
     redis.call('RPUSH', P .. 'g:' .. S.c, S.nd.id)
     S.nd.covers = gather_covers(S)
+    if S.nd.fl == 1 then redis.call('HSET', key, 'fl', '1') end -- told already, perhaps, in a time that is lost
     save_notice(S)
   elseif (tonumber(redis.call('HGET', key, 'ac') or 0) or 0) >= ATTEMPTS_KEPT then
     -- One that may have been taken has ended already: these were all certainly refused.
@@ -123,6 +125,7 @@ local function may_retry()
 end
 
 local function gate_allows()
+  if redis.call('EXISTS', P .. 'frozen') == 1 then return 0 end -- restored, and nobody has said yet that it may go on
   local gate = redis.call('HGET', P .. 'gate', A.ep)
   if not gate then return A.n end
   local bar = string.find(gate, '|', 1, true)

@@ -5,6 +5,7 @@
 
 local A = cjson.decode(ARGV[2])
 local out = {}
+if redis.call('EXISTS', P .. 'frozen') == 1 then return out end -- nobody is moved, and no notice is made, meanwhile
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'd:@plan', '-inf', NOW, 'LIMIT', 0, math.min(A.n, 100))) do
   local c, s = split_member(member)
   local S = load_side(c, s)
