@@ -43,7 +43,7 @@ async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> Mat
         spoken=[Spoken(one, known[one].customer_id, over[one], open=known[one].open) for one in recent if one in known],
         open_conversations=sorted(open_ids),
         customers=tuple(one.id for one in sender.customers),
-        from_agent=sender.agent is not None and not sender.customers,
+        from_agent=sender.agent is not None,
     )
 
 
@@ -76,9 +76,9 @@ async def _thread(core: Core, event: InboundMessage) -> dict[str, str]:
 
 
 async def only_open(core: Core, sender: Address) -> str:
-    """The one open conversation of everybody at an address, or '': there is none, or more."""
+    """The one open conversation of everybody at an address, or '': there is none, or more, or it is an agent's."""
     found = []
-    for customer_id in await core.people.at(sender):
-        if customer_id.startswith("c"):
-            found += await core.store.open_of_customer(customer_id)
+    ids = await core.people.at(sender)
+    for customer_id in ids if all(one.startswith("c") for one in ids) else ():
+        found += await core.store.open_of_customer(customer_id)
     return found[0] if len(found) == 1 else ""

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import structlog
+
 from channels.messages import Address, Channel
 from channels.text import one_line
 from health.report import EndpointId
@@ -15,6 +17,8 @@ from router.store.people import TooManyBindings
 
 NAME_MAX = 200
 
+log = structlog.get_logger()
+
 
 class PeopleDesk:
     """The use cases around people."""
@@ -23,8 +27,10 @@ class PeopleDesk:
         self.core = core
 
     async def create_customer(self, *, name: str, locale: str, bindings: Sequence[Binding]) -> Customer:
-        """Write a new customer. Raises Invalid: a bad name or address, more than 50 bindings."""
+        """Write a new customer. Raises Invalid: a bad name or address, an agent's address, more than 50 bindings."""
         checked = tuple(self._checked(binding) for binding in bindings)
+        for binding in checked:
+            await self._refuse_agents(binding)
         now = self.core.clock.now()
         first = place_text(checked[0].address, checked[0].endpoint) if checked else name
         customer = Customer(
@@ -59,9 +65,15 @@ class PeopleDesk:
         return [one for one in found if one is not None]
 
     async def set_binding(self, customer_id: str, binding: Binding) -> Customer:
-        """Add or replace a binding; withdrawn consent holds from the next lease on. Raises NotFound, Invalid."""
+        """Add or replace a binding; withdrawn consent holds from the next lease on.
+
+        Raises:
+            NotFound, Invalid (a bad address; an agent's address; more than 50 bindings).
+        """
         customer = await self.customer(customer_id)
         checked = self._checked(binding)
+        if all(one.address != checked.address for one in customer.bindings):
+            await self._refuse_agents(checked)
         try:
             # Consent is one person's: it changes at every alias first, so that none of them still writes.
             for other in await self._same_person(customer):
@@ -119,9 +131,15 @@ class PeopleDesk:
         return [one for one in found if one is not None]
 
     async def create_agent(self, *, name: str, team: str, bindings: Sequence[Binding]) -> Agent:
-        """Write a new agent. Raises Invalid."""
+        """Write a new agent; an address that a customer only claimed is the agent's from now on.
+
+        Raises:
+            Invalid: a bad name or address; an address that a customer has proven theirs.
+        """
         now = self.core.clock.now()
         checked = tuple(replace(self._checked(one), verified=True) for one in bindings)
+        for binding in checked:
+            await self._take_from_customers(binding)
         agent = Agent(new_id("a", 0, int(now * 1000)), self._name(name), one_line(team)[:100], checked)
         await self.core.people.create_agent(agent)
         return agent
@@ -129,6 +147,24 @@ class PeopleDesk:
     async def agents(self) -> list[Agent]:
         """Every agent, by name."""
         return await self.core.people.agents()
+
+    async def _refuse_agents(self, binding: Binding) -> None:
+        """What is said at an agent's address is our own: no customer may have it, or it would be filed as theirs."""
+        if any(one.startswith("a") for one in await self.core.people.at(binding.address, binding.endpoint)):
+            words = "This address is an agent's. A customer needs an address of their own."
+            raise Invalid("agents_address", words)
+
+    async def _take_from_customers(self, binding: Binding) -> None:
+        ids = [one for one in await self.core.people.at(binding.address, binding.endpoint) if one.startswith("c")]
+        for customer in [await self.core.people.customer(one) for one in ids]:
+            held = [one for one in customer.bindings if one.address == binding.address] if customer else []
+            if customer is None or not held:
+                continue
+            if held[0].verified:
+                words = f"This address is customer {customer.id}'s. Remove it there first, if it is the agent's."
+                raise Invalid("customers_address", words)
+            await self.core.people.remove_binding(customer.id, held[0])
+            log.warning("binding.taken", customer=customer.id, channel=binding.address.channel, reason="agents_address")
 
     def _checked(self, binding: Binding) -> Binding:
         address = normalise(binding.address, self.core.settings.default_country)

@@ -75,7 +75,7 @@ class Reception:
             await self._remember(event, known[1])  # we may have ended between taking it and this
             return Accepted("" if known[1].startswith("h") else known[1], known[0], duplicate=True)
         content = await keep_content(self.core, event)
-        if sender.agent is not None and not sender.customers:
+        if sender.agent is not None:
             return await self._take_from_agent(event, sender, sender.agent, content, key)
         opt = event.opt or (opt_keyword(event.text) if event.sender.channel is Channel.SMS else None)
         if opt in {"stop", "start"}:

@@ -20,8 +20,8 @@ class Sender:
 
     place: Place
     customers: tuple[Customer, ...]
-    """Whose address it is. One who only claimed it counts once a conversation of theirs has spoken over it: else
-    anybody could read a stranger's message by leaving the stranger's number in a chat form."""
+    """Whose address it is; nobody where it is an agent's. One who only claimed it counts once a conversation of
+    theirs has spoken over it: else anybody could read a stranger's message by leaving their number in a chat form."""
     everybody: tuple[Customer, ...]
     """Those who only claimed it, too: a STOP from there holds for all of them."""
     agent: Agent | None
@@ -33,7 +33,10 @@ class Sender:
 
 
 async def find_sender(core: Core, event: InboundMessage) -> Sender:
-    """Everybody at the address a message came from, and where their records are."""
+    """Everybody at the address a message came from, and where their records are.
+
+    An address that is an agent's is nobody else's: whoever writes from it speaks for us, whichever customers claim it.
+    """
     bound = event.endpoint if event.sender.channel is Channel.CHAT else None
     ids = await core.people.at(event.sender, bound)
     customers = await asyncio.gather(*(core.people.customer(one) for one in ids if one.startswith("c")))
@@ -44,8 +47,9 @@ async def find_sender(core: Core, event: InboundMessage) -> Sender:
     place = Place(event.endpoint, where, shard)
     claimed = [one for one in everybody if not _is_verified(one, event.sender)]
     spoke = await _spoke_here(core, place) if claimed else frozenset()
-    found = tuple(one for one in everybody if one not in claimed or one.id in spoke)
-    return Sender(place, found, everybody, next((one for one in agents if one), None))
+    agent = next((one for one in agents if one), None)
+    found = () if agent else tuple(one for one in everybody if one not in claimed or one.id in spoke)
+    return Sender(place, found, everybody, agent)
 
 
 async def _spoke_here(core: Core, place: Place) -> frozenset[str]:

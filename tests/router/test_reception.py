@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from channels.messages import Accepted, Address, Channel, InboundMessage, Kind
+from channels.messages import About, Accepted, Address, Channel, InboundMessage, Kind
 from health.report import EndpointId
+from router.core import Invalid
 from router.domain.conversation import Binding, Message, SideName
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
@@ -183,6 +184,35 @@ async def test_what_is_given_to_another_agent_no_longer_reaches_the_first(runtim
     assert (await desk.update_conversation(conversation, assignee=sam.id)).agent_side.leg.address == AGENT
     shown = await desk.update_conversation(conversation, assignee=toni.id)
     assert shown.agent_side.leg.endpoint == "chat/console"
+
+
+async def test_an_address_is_an_agents_or_a_customers_and_never_both(runtime: Runtime) -> None:
+    """Staff give it to one; a claim in a form yields to an agent, a proven customer's is refused to agents."""
+    board = runtime.switchboard
+    await hear(runtime, "Hello")
+    claimant = await board.create_customer(name="Mallory", locale="en", bindings=[Binding(AGENT, verified=False)])
+    with pytest.raises(Invalid, match="customers_address"):
+        await board.create_agent(name="Kim", team="", bindings=[Binding(NUMBER)])
+    await board.create_agent(name="Sam", team="", bindings=[Binding(AGENT)])
+    assert (await board.customer(claimant.id)).bindings == ()
+    for attempt in (
+        board.set_binding(claimant.id, Binding(AGENT)),
+        board.create_customer(name="Eve", locale="en", bindings=[Binding(AGENT)]),
+    ):
+        with pytest.raises(Invalid, match="agents_address"):
+            await attempt
+
+
+async def test_what_an_agent_writes_is_the_agents_whoever_claims_their_address(runtime: Runtime) -> None:
+    """A record of before, or a claim in the same moment: still nothing of the agent's is filed as a customer's."""
+    conversation = await answered_by_mail(runtime)
+    mallory = await runtime.switchboard.create_customer(name="Mallory", locale="en", bindings=[])
+    await runtime.core.people.set_binding(mallory.id, Binding(AGENT, verified=True))
+    token = runtime.core.reply_token(conversation)
+    await hear(runtime, "In Lyon.", AGENT, reply_token=token)
+    assert [one.content.text for one in await said(runtime, conversation)] == ["In Lyon."]
+    assert (await runtime.switchboard.conversations(customer_id=mallory.id)).items == []
+    assert await runtime.switchboard.matter(About(sender=AGENT)) is None
 
 
 async def test_a_third_party_who_answers_in_the_thread_is_filed_but_proves_nothing(runtime: Runtime) -> None:
