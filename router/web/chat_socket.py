@@ -21,10 +21,10 @@ from channels.chat.session import (
 from channels.messages import Address, Channel, InboundMessage, ReceiptEvent, ReceiptState
 from channels.text import clean_text
 from router.switchboard import ConversationView, NotFound, SwitchboardError
-from router.web.chat_details import leave_details
+from router.web.chat_details import leave_details, left_by
 from router.web.chat_frames import FRAMES, Details, Hello, Ping, Say, Seen
 from router.web.chat_hub import STORE_TROUBLE, Allowance, ChatHub
-from router.web.chat_view import find_conversation, place_of, read_lines
+from router.web.chat_view import Elsewhere, find_conversation, place_of, read_lines
 
 HELLO_WITHIN_S = 10.0
 SEND_WITHIN_S = 10.0
@@ -65,6 +65,7 @@ class ChatSocket:
         self._place: Mapping[str, object] = {}
         self._frames = Allowance(FRAMES_PER_S, FRAMES_BURST, hub.clock.monotonic())
         self._forms = 0
+        self._left: tuple[Elsewhere, ...] = ()
 
     async def run(self) -> None:
         """Greet, replay, then listen and deliver until the socket closes."""
@@ -116,7 +117,7 @@ class ChatSocket:
         with contextlib.suppress(*STORE_TROUBLE, SwitchboardError):
             view = await self.hub.switchboard.conversation(self.conversation_id)
         if view is not None:
-            await self._tell_place(place_of(view, self.hub.door.endpoint, self.session).frame())
+            await self._tell_place(place_of(view, self.hub.door.endpoint, self.session, self._left).frame())
 
     async def _tell_place(self, frame: dict[str, object]) -> None:
         if frame != self._place:
@@ -155,6 +156,7 @@ class ChatSocket:
         if view is None:
             return
         self.conversation_id = view.conversation.id
+        self._left = await left_by(self.hub.store, self.session)
         lines = await read_lines(self.hub.switchboard, view, door.endpoint)
         while lines:
             taken, size = 0, 0
@@ -162,7 +164,7 @@ class ChatSocket:
                 taken += 1
             part, lines = lines[: max(taken, 1)], lines[max(taken, 1) :]
             await self.tell({"type": "history", "lines": part})
-        await self._tell_place(place_of(view, door.endpoint, self.session).frame())
+        await self._tell_place(place_of(view, door.endpoint, self.session, self._left).frame())
 
     async def _cursor(self, claimed: int) -> int:
         """Where to go on. An outbox that ran out, or was lost, numbers from 1 again: then everything is new."""
@@ -277,8 +279,9 @@ class ChatSocket:
             return
         try:
             refused = await leave_details(
-                self.hub.switchboard, self.hub.door.endpoint, self.session, details, self._locale
+                self.hub.switchboard, self.hub.store, self.hub.door.endpoint, self.session, details, self._locale
             )
+            self._left = await left_by(self.hub.store, self.session)
         except (*STORE_TROUBLE, SwitchboardError) as fault:
             log.warning("chat.details_not_taken", endpoint=self.hub.door.endpoint, reason=type(fault).__name__)
             return

@@ -29,6 +29,16 @@ SAID = frozenset(
 """States in which what we say may have reached the customer; the rest is still ours."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Elsewhere:
+    """Where else a customer may be reached, fit to be shown."""
+
+    order: int
+    channel: Channel
+    address: str
+    """Masked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the customer's side of a conversation is, fit to be shown: addresses are masked."""
@@ -39,7 +49,7 @@ class Place:
     channel: str = ""
     address: str = ""
     next: tuple[tuple[str, str], ...] = ()
-    """Channels and masked addresses the customer agreed to, in their order."""
+    """Channels and masked addresses the customer agreed to or left, in their order."""
 
     def frame(self) -> dict[str, object]:
         """As the browser is told."""
@@ -63,8 +73,8 @@ def mask_address(address: Address) -> str:
     return "•••"
 
 
-def place_of(view: ConversationView, endpoint: EndpointId, session: str) -> Place:
-    """Where `view`'s customer side is, as seen from `session` at `endpoint`."""
+def place_of(view: ConversationView, endpoint: EndpointId, session: str, left: Sequence[Elsewhere] = ()) -> Place:
+    """Where `view`'s customer side is, as seen from `session` at `endpoint`, which `left` some addresses there."""
     leg = view.customer_side.leg
     here = not leg.endpoint or (leg.endpoint == endpoint and leg.address.value == session)
     return Place(
@@ -73,13 +83,16 @@ def place_of(view: ConversationView, endpoint: EndpointId, session: str) -> Plac
         here=here,
         channel="" if here else leg.address.channel.value,
         address="" if here else mask_address(leg.address),
-        next=_others(view.customer.bindings),
+        next=_others(view.customer.bindings, left),
     )
 
 
-def _others(bindings: Sequence[Binding]) -> tuple[tuple[str, str], ...]:
-    agreed = (b for b in bindings if b.consent and b.address.channel is not Channel.CHAT)
-    return tuple((b.address.channel.value, mask_address(b.address)) for b in sorted(agreed, key=lambda b: b.order))[:3]
+def _others(bindings: Sequence[Binding], left: Sequence[Elsewhere]) -> tuple[tuple[str, str], ...]:
+    """What was left is shown whatever became of it: who has proven nothing must not see who said STOP."""
+    agreed = (one for one in bindings if one.consent and one.address.channel is not Channel.CHAT)
+    shown = [Elsewhere(one.order, one.address.channel, mask_address(one.address)) for one in agreed]
+    ordered = sorted({*shown, *left})
+    return tuple(dict.fromkeys((one.channel.value, one.address) for one in ordered))[:3]
 
 
 async def find_conversation(switchboard: Switchboard, endpoint: EndpointId, session: str) -> ConversationView | None:

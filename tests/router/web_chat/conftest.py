@@ -44,6 +44,7 @@ from router.store.redis import Pipelined
 from router.switchboard import (
     ConversationView,
     EndpointState,
+    Invalid,
     JournalEntry,
     NotFound,
     Page,
@@ -75,6 +76,7 @@ class FakeSwitchboard:
     accepted: list[InboundMessage] = field(default_factory=list)
     receipts: list[ReceiptEvent] = field(default_factory=list)
     customers: dict[str, Customer] = field(default_factory=dict)
+    agents: set[Address] = field(default_factory=set)
     views: dict[str, ConversationView] = field(default_factory=dict)
     messages: dict[str, list[Message]] = field(default_factory=dict)
     entries: "asyncio.Queue[JournalEntry]" = field(default_factory=asyncio.Queue)
@@ -154,6 +156,8 @@ class FakeSwitchboard:
         return [m for m in self.messages[identity] if m.sequence > after_sequence][:limit]
 
     async def set_binding(self, customer_id: str, binding: Binding) -> Customer:
+        if binding.address in self.agents:
+            raise Invalid("agents_address", "This address is an agent's.")
         customer = self.customers[customer_id]
         self.customers[customer_id] = replace(customer, bindings=(*customer.bindings, binding))
         talk = f"v0-{customer_id}"

@@ -8,7 +8,7 @@ import pytest
 
 from channels.messages import Address, Channel, Kind, ReceiptState
 from health.report import EndpointId, Status
-from router.domain.conversation import MessageClass, MessageState, SideName
+from router.domain.conversation import Binding, MessageClass, MessageState, SideName
 from router.web.chat import CHAT_HUBS
 
 SMS = EndpointId("sms/sandbox")
@@ -251,17 +251,68 @@ async def test_a_form_takes_a_slip_and_its_correction_and_no_list_of_strangers(h
     assert len(next(iter(house.switchboard.customers.values())).bindings) == 3
 
 
-async def test_a_form_does_not_undo_a_stop(house):
-    from router.domain.conversation import Binding
+STOPPED, AGENTS, NEW = "+12025550100", "+12025550101", "+12025550102"
 
+
+async def _leave(house, *numbers):
+    """A new visitor leaves numbers; what they are told, without times and ids of their own."""
+    browser = await house.connect()
+    await browser.say("Hello")
+    browser.heard.clear()
+    for number in numbers:
+        await browser.send(type="details", phone=number, email="dana@customer.example", consent=True)
+        await browser.send(type="ping")
+        await browser.expect("pong")
+    again = await house.connect(token=browser.token)
+    await again.send(type="ping")
+    await again.expect("pong")
+    places = [one for one in (*browser.heard, *again.heard) if one["type"] == "place"]
+    told = [(one["type"], one.get("reason")) for one in browser.heard]
+    shown = [[(way["channel"], way["address"]) for way in place["next"]] for place in places]
+    customer = next(
+        one for one in house.switchboard.customers.values() if one.bindings[0].address.value == browser.session
+    )
+    return told, shown, {str(one.address): one for one in customer.bindings}
+
+
+async def test_a_form_tells_nobody_who_said_stop_or_which_number_is_an_agents(house):
+    """Whoever types a number has proven nothing: they are told the same of every one, also after they come back."""
     one = await house.connect()
     await one.say("Hello")
-    stopped = Binding(Address(Channel.SMS, "+12025550100"), consent=False, verified=True)
+    stopped = Binding(Address(Channel.SMS, STOPPED), consent=False, verified=True)
     await house.switchboard.set_binding(next(iter(house.switchboard.customers)), stopped)
-    two = await house.connect()
-    await two.say("Hello")
-    await two.send(type="details", phone="+12025550100", consent=True)
-    assert (await two.expect("details_refused"))["reason"] == "opted_out"
+    house.switchboard.agents.add(Address(Channel.SMS, AGENTS))
+    alike = []
+    for number in (STOPPED, AGENTS, NEW):
+        told, shown, _ = await _leave(house, number, "+12025550140", "+12025550141")
+        alike.append(json.dumps([told, shown]).replace(number[-4:], "####"))
+    assert alike[0] == alike[1] == alike[2]
+
+
+async def test_a_form_does_not_undo_a_stop_and_is_kept_for_the_day_of_start(house):
+    one = await house.connect()
+    await one.say("Hello")
+    stopped = Binding(Address(Channel.SMS, STOPPED), consent=False, verified=True)
+    await house.switchboard.set_binding(next(iter(house.switchboard.customers)), stopped)
+    _, _, kept = await _leave(house, STOPPED)
+    assert not kept[f"sms:{STOPPED}"].consent
+    assert kept["email:dana@customer.example"].consent, "the other one is not stopped"
+
+
+async def test_an_agents_number_left_in_a_form_stays_the_agents(house):
+    house.switchboard.agents.add(Address(Channel.SMS, AGENTS))
+    told, _, kept = await _leave(house, AGENTS)
+    assert ("details_taken", None) in told
+    assert f"sms:{AGENTS}" not in kept and kept["email:dana@customer.example"].consent, "nothing else is lost"
+
+
+async def test_who_has_proven_an_address_theirs_is_told_that_it_is_stopped(house):
+    browser = await house.connect()
+    await browser.say("Hello")
+    stopped = Binding(Address(Channel.SMS, STOPPED), consent=False, verified=True)
+    await house.switchboard.set_binding(next(iter(house.switchboard.customers)), stopped)
+    await browser.send(type="details", phone=STOPPED, consent=True)
+    assert (await browser.expect("details_refused"))["reason"] == "opted_out"
 
 
 async def test_who_talks_too_fast_waits_and_loses_nothing(house):

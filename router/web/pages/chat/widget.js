@@ -322,7 +322,7 @@ class Chat extends HTMLElement {
     this.openDetails(false);
     const saved = make("p", { className: "hush", role: "status" }, word("saved"));
     this.panel.append(saved);
-    setTimeout(() => saved.remove(), 5_000);
+    setTimeout(() => saved.remove(), 8_000);
   }
 }
 
