@@ -49,7 +49,7 @@ def test_every_command_of_the_design_is_there() -> None:
     """What the documents name can be typed."""
     words = run("--help").output
     for name in (
-        *("up", "demo", "doctor", "status", "audit", "failover", "conversation", "key", "endpoint"),
+        *("up", "demo", "doctor", "status", "audit", "failover", "conversation", "key", "endpoint", "backup", "restore", "resume"),
         *("web", "dispatch", "supervise", "clockwork", "sandbox"),
     ):
         assert f"\n  {name} " in words
@@ -117,7 +117,7 @@ def test_a_taken_port_is_said_before_anything_starts(folder: Path) -> None:
 def test_a_second_up_on_the_same_folder_is_refused(folder: Path) -> None:
     """Two servers on one folder would destroy it."""
     settings = load_settings()
-    with cli_up._only_one(settings.data_dir):
+    with cli_up.only_one(settings.data_dir):
         result = run("up")
     assert result.exit_code == 1
     assert "already running" in result.stderr
