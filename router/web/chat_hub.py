@@ -27,6 +27,8 @@ LISTEN_AGAIN_TICKS = 8
 LOOK_EVERY_S = 2.0
 SOCKETS_MAX = 10_000
 """In one process; more are turned away with 503."""
+SILENT_MAX = 500
+"""Of these, those that have not said hello; a browser does at once, so the one silent longest makes room."""
 SOCKETS_PER_SESSION_MAX = 8
 """Tabs; the oldest is closed when there are more."""
 SAY_RATE_PER_S = 1.0
@@ -109,6 +111,7 @@ class ChatHub:
         """Why chat is in trouble, or empty."""
         self._talks: dict[str, _Talk] = {}
         self._sockets = 0
+        self._silent: dict[ChatSocket, None] = {}
         self._new_talks = Allowance(NEW_TALKS_PER_S, NEW_TALKS_BURST, clock.monotonic())
         self._sources: OrderedDict[str, Allowance] = OrderedDict()
 
@@ -134,11 +137,20 @@ class ChatHub:
 
     async def close(self) -> None:
         """Say goodbye to every browser; it comes back elsewhere, or here once we are back."""
-        await asyncio.gather(*(socket.leave("going away") for socket in self._open()))
+        await asyncio.gather(*(socket.leave("going away") for socket in (*self._silent, *self._open())))
+
+    def come(self, socket: "ChatSocket") -> None:
+        """One more open socket, of nobody yet; it counts, and is among the silent until `join`."""
+        self._sockets += 1
+        self._silent[socket] = None
+        if len(self._silent) > SILENT_MAX:
+            longest = next(iter(self._silent))
+            del self._silent[longest]
+            longest.cut()
 
     async def join(self, socket: "ChatSocket") -> None:
-        """One more open socket of its session."""
-        self._sockets += 1
+        """It said hello: one more of its session."""
+        self._silent.pop(socket, None)
         talk = self._talks.setdefault(socket.session, _Talk())
         talk.sockets.append(socket)
         if len(talk.sockets) > SOCKETS_PER_SESSION_MAX:
@@ -147,7 +159,10 @@ class ChatHub:
     def part(self, socket: "ChatSocket") -> None:
         """A socket is gone."""
         self._sockets -= 1
-        talk = self._talks[socket.session]
+        self._silent.pop(socket, None)
+        talk = self._talks.get(socket.session)
+        if talk is None or socket not in talk.sockets:
+            return
         talk.sockets.remove(socket)
         if not talk.sockets:
             del self._talks[socket.session]

@@ -69,10 +69,17 @@ class ChatSocket:
 
     async def run(self) -> None:
         """Greet, replay, then listen and deliver until the socket closes."""
-        hello = await self._read_hello()
-        if hello is None:
-            await self.leave("say hello first", code=1008)
-            return
+        self.hub.come(self)
+        try:
+            hello = await self._read_hello()
+            if hello is None:
+                await self.leave("say hello first", code=1008)
+            else:
+                await self._talk(hello)
+        finally:
+            self.hub.part(self)
+
+    async def _talk(self, hello: Hello) -> None:
         token = read_session(self.hub.secret, self.hub.door.endpoint, hello.token)
         self.session = token or new_session()
         self._locale = hello.locale
@@ -90,7 +97,6 @@ class ChatSocket:
             if deliver is not None:
                 deliver.cancel()
                 await asyncio.gather(deliver, return_exceptions=True)
-            self.hub.part(self)
 
     async def leave(self, why: str, *, code: int = 1001) -> None:
         """Close, politely if the browser listens."""
@@ -98,7 +104,7 @@ class ChatSocket:
             async with asyncio.timeout(1):
                 await self._socket.close(code=code, message=why.encode())
         except TimeoutError:
-            self._cut()
+            self.cut()
 
     async def tell(self, frame: Mapping[str, object]) -> None:
         """Send one frame; a browser that does not take it in time is cut off."""
@@ -107,7 +113,7 @@ class ChatSocket:
                 await self._socket.send_str(json.dumps(frame, ensure_ascii=False, separators=(",", ":")))
         except TimeoutError:
             log.info("chat.browser_cut_off", endpoint=self.hub.door.endpoint, reason="slow")
-            self._cut()
+            self.cut()
         except ConnectionError:
             pass  # it is gone, which `run` notices by itself; nothing is lost, for nothing was acknowledged
 
@@ -124,7 +130,8 @@ class ChatSocket:
             self._place = frame
             await self.tell(frame)
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """End the connection without a word."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -9,6 +9,7 @@ import pytest
 from channels.messages import Address, Channel, Kind, ReceiptState
 from health.report import EndpointId, Status
 from router.domain.conversation import Binding, MessageClass, MessageState, SideName
+from router.web import chat_hub, chat_socket
 from router.web.chat import CHAT_HUBS
 
 SMS = EndpointId("sms/sandbox")
@@ -205,6 +206,43 @@ async def test_a_ninth_tab_closes_the_first(house):
     assert not any(other.socket.closed for other in others)
     message = await asyncio.wait_for(first.socket.receive(), 5)
     assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+
+
+async def _open_silent(house):
+    return await house.http.ws_connect(f"{house.url}/chat/ws")
+
+
+async def _ended(socket):
+    message = await asyncio.wait_for(socket.receive(), 5)
+    return message.type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
+
+
+async def test_a_socket_that_never_says_hello_counts_until_it_is_closed(house, monkeypatch, until):
+    monkeypatch.setattr(chat_socket, "HELLO_WITHIN_S", 0.5)
+    monkeypatch.setattr(chat_hub, "SOCKETS_MAX", 3)
+    hub = next(iter(house._runner.app[CHAT_HUBS].values()))
+    silent = [await _open_silent(house) for _ in range(3)]
+    await until(lambda: hub.full)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await _open_silent(house)
+    assert refused.value.status == 503 and refused.value.headers["Retry-After"]
+    assert all([await _ended(socket) for socket in silent])
+    assert silent[0].close_code == 1008
+    await until(lambda: not hub.full)
+    assert await house.connect()
+
+
+async def test_the_one_silent_longest_makes_room_and_a_browser_is_let_in(house, monkeypatch):
+    """Whoever opens sockets by the thousand and says nothing keeps nobody out."""
+    monkeypatch.setattr(chat_hub, "SILENT_MAX", 2)
+    browser = await house.connect()
+    silent = [await _open_silent(house) for _ in range(3)]
+    assert await _ended(silent[0])
+    assert not silent[1].closed and not silent[2].closed
+    other = await house.connect()
+    for one in (browser, other):
+        await one.send(type="ping")
+        await one.expect("pong")
 
 
 async def test_details_with_consent_become_bindings(house):
