@@ -65,9 +65,10 @@ class LmtpListener:
 
     async def listen(self, accept: Accept) -> None:
         """Take mail until cancelled; a port that cannot be opened is reported and tried again."""
-        # At info it logs senders and recipients, line by line.
-        logging.getLogger("mail.log").setLevel(logging.WARNING)
-        logging.getLogger("mail.debug").setLevel(logging.WARNING)
+        # At info it logs senders and recipients, line by line; at warning every line it takes for a bad command, which
+        # may be a piece of somebody's mail. What ends a delivery we log ourselves.
+        logging.getLogger("mail.log").setLevel(logging.CRITICAL)
+        logging.getLogger("mail.debug").setLevel(logging.CRITICAL)
         wait_s = 0.5
         while True:
             try:

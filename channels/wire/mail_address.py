@@ -45,6 +45,8 @@ def normalise_mailbox(mailbox: str) -> str:
     local = local.lower()
     if not at or not _LOCAL_PART.fullmatch(local) or local.startswith(".") or local.endswith(".") or ".." in local:
         raise ValueError("not a mail address")
+    if not local.isprintable():  # line and paragraph separators, invisible and reversing signs beyond ASCII
+        raise ValueError("not a mail address")
     if len(local.encode()) > LOCAL_PART_MAX:
         raise ValueError("the part before the @ is longer than 64 octets")
     whole = f"{local}@{normalise_domain(domain)}"

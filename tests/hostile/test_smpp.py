@@ -178,7 +178,7 @@ async def begin() -> AsyncIterator[Begin]:
     centres: list[Centre] = []
     arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     server = await asyncio.start_server(lambda reader, writer: arrived.put_nowait((reader, writer)), "127.0.0.1", 0)
-    pumps: list[asyncio.Task[None]] = []
+    pumps: set[asyncio.Task[None]] = set()
 
     async def connect() -> Centre:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
@@ -198,8 +198,11 @@ async def begin() -> AsyncIterator[Begin]:
             except ConnectionError:
                 return
 
-        pumps.append(asyncio.create_task(pump()))
+        task = asyncio.create_task(pump())
+        pumps.add(task)
+        task.add_done_callback(pumps.discard)
         centres.append(centre)
+        del centres[:-1]
         return centre
 
     yield connect
@@ -207,7 +210,7 @@ async def begin() -> AsyncIterator[Begin]:
         centre.hold.set()
         await centre.session.close("over")
         centre.writer.close()
-    for task in pumps:
+    for task in list(pumps):
         task.cancel()
     await asyncio.gather(*pumps, return_exceptions=True)
     server.close()
