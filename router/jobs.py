@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import structlog
 from celery import Celery
@@ -30,7 +31,7 @@ from router.domain.conversation import MessageState
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings, default_broker_url, load_settings
 from router.store import keys
-from router.store.connecting import connect
+from router.store.connecting import connect, read_address
 from router.store.store import Store
 from router.workers import BEAT_S, worker_name
 
@@ -260,6 +261,16 @@ app.conf.beat_schedule = {
 }
 
 
+def in_celerys_words(broker_url: str) -> tuple[str, dict[str, str]]:
+    """A broker's URL as Celery wants it, and what it wants to be told beside it: it names sentinels one by one."""
+    address = read_address(broker_url) if "+sentinel" in broker_url.partition("://")[0] else None
+    if address is None:
+        return broker_url, {}
+    login = f":{quote(address.password, safe='')}@" if address.password else ""
+    urls = [f"sentinel://{login}{host}:{port}/{address.database}" for host, port in address.places]
+    return ";".join(urls), {"master_name": address.service}
+
+
 def run_clockwork(settings: Settings) -> None:
     """Run worker and beat in this process until SIGTERM or SIGINT; what is being done is finished first.
 
@@ -267,7 +278,8 @@ def run_clockwork(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         raise ValueError("run_clockwork needs settings.redis_url; `up` starts a Redis and sets it")
-    app.conf.broker_url = settings.broker_url or default_broker_url(settings.redis_url)
+    app.conf.broker_url, more = in_celerys_words(settings.broker_url or default_broker_url(settings.redis_url))
+    app.conf.broker_transport_options = app.conf.broker_transport_options | more
     app.set_current()
     _process.settings = settings
     worker = app.Worker(

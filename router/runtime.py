@@ -151,7 +151,7 @@ async def open_runtime(settings: Settings, role: str, *, clock: Clock | None = N
         raise ValueError("open_runtime needs settings.redis_url; `up` starts a Redis and sets it")
     wording = load_wording(settings)
     client = connect(settings.redis_url)
-    redis = Pipelined(client)
+    redis = Pipelined(client, replicas=settings.redis_replicas)
     board = Board(client)
     used_clock = clock or SystemClock()
     desk = EvidenceDesk(board, used_clock)

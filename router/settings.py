@@ -21,6 +21,7 @@ from router.control_probe import HOSTS_MAX, read_control_hosts, refuse_providers
 from router.domain.conversation import TEXT_MAX
 from router.domain.ids import SHARDS_MAX
 from router.settings_faults import ENVIRONMENT_PREFIX, describe_faults, find_unknown_variables
+from router.store.connecting import read_address
 
 SETTINGS_FILE = "throughline.toml"
 SETTINGS_VARIABLE = "THROUGHLINE_SETTINGS"
@@ -158,6 +159,9 @@ class Settings(BaseSettings):
     default_country: str = Field("US", pattern=r"^[A-Z]{2}$", description="the country of numbers without a prefix")
     shards: int = Field(1, ge=1, le=SHARDS_MAX, description="parts the customers are spread over; never lower it")
     redis_url: str | None = Field(None, description="your own Redis or Valkey; without it, `up` starts a private one")
+    redis_replicas: int = Field(
+        0, ge=0, le=5, description="replicas that must have what was written within a second, or it is not acknowledged"
+    )
     broker_url: str | None = Field(None, description="Celery's broker; without it, database 1 beside `redis_url`")
     archive_url: SecretStr = Field(
         SecretStr(""), description="your PostgreSQL for closed conversations; without it, a SQLite file in `data_dir`"
@@ -211,9 +215,9 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _is_one_redis(cls, url: str | None) -> str | None:
-        if url and urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+    def _names_a_store(cls, url: str | None) -> str | None:
+        if url:
+            read_address(url)
         return url or None
 
     @field_validator("broker_url")
@@ -222,8 +226,10 @@ class Settings(BaseSettings):
         scheme = urlsplit(url or "").scheme
         if "cluster" in scheme:
             raise ValueError("is a Redis Cluster, which Celery cannot use; name a single Redis, or Sentinel")
-        if url and scheme not in {"redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps"}:
-            raise ValueError("must begin with redis://, rediss://, redis+socket://, sentinel:// or amqp://")
+        if url and "sentinel" in scheme:
+            read_address(url)
+        elif url and scheme not in {"redis", "rediss", "redis+socket", "amqp", "amqps"}:
+            raise ValueError("must begin with redis://, rediss://, redis+socket://, redis+sentinel:// or amqp://")
         return url or None
 
     @field_validator("archive_url")
@@ -273,6 +279,10 @@ class Settings(BaseSettings):
     def _fit_together(self) -> "Settings":
         if self.attachments.file_max_bytes > self.attachments.total_max_bytes:
             raise ValueError("[attachments] file_max_bytes exceeds total_max_bytes; lower the first or raise the other")
+        if self.broker_url is None and "+cluster" in urlsplit(self.redis_url or "").scheme:
+            raise ValueError(
+                "broker_url must be set beside a Redis Cluster, which Celery cannot use; name a single Redis"
+            )
         refuse_providers(read_control_hosts(self.control_hosts), self.endpoints)
         return self
 
@@ -386,6 +396,8 @@ def default_broker_url(redis_url: str) -> str:
     if parts.scheme == "unix":
         password = f":{parts.password}@" if parts.password else ""
         return f"redis+socket://{password}{parts.path}?virtual_host=1"
+    if "+sentinel" in parts.scheme:
+        return parts._replace(path=f"/{parts.path.strip('/').partition('/')[0]}/1").geturl()
     query = "&".join(f"{key}={values[-1]}" for key, values in parse_qs(parts.query).items() if key != "db")
     return parts._replace(path="/1", query=query).geturl()
 

@@ -21,7 +21,7 @@ from router.archive.database import ArchiveError, database_of
 from router.cli.rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, say_frozen, with_redis
 from router.control_probe import connect_to, read_control_hosts
 from router.settings import Settings
-from router.store.connecting import without_password
+from router.store.connecting import open_primaries, without_password
 from router.store.freezing import read_frozen
 
 if TYPE_CHECKING:
@@ -183,16 +183,21 @@ def check_redis(url: str) -> Iterator[Finding]:
     if fault := ping(url):
         yield Finding("redis", f"{shown} does not answer: {fault}", True, "Start it, or correct redis_url")
         return
-    with redis.Redis.from_url(url, socket_timeout=ANSWER_WITHIN_S, decode_responses=True) as client:
-        try:
-            facts = client.info()
-            config = client.config_get("append*", "maxmemory-policy")
-        except redis.ResponseError as error:
-            yield Finding(
-                "redis", f"{shown} answers, but does not show its configuration ({error})", False,
-                "Make sure of appendonly yes, appendfsync always, maxmemory-policy noeviction",
-            )  # fmt: skip
-            return
+    with open_primaries(url, timeout_s=ANSWER_WITHIN_S) as servers:
+        for number, server in enumerate(servers, 1):
+            yield from _check_server(server, f"{shown}{f', part {number}' if len(servers) > 1 else ''}")
+
+
+def _check_server(server: "redis.Redis", shown: str) -> Iterator[Finding]:
+    try:
+        facts = server.info()
+        config = server.config_get("*")  # several patterns at once are Redis 7
+    except redis.ResponseError as error:
+        yield Finding(
+            "redis", f"{shown} answers, but does not show its configuration ({error})", False,
+            "Make sure of appendonly yes, appendfsync always, maxmemory-policy noeviction",
+        )  # fmt: skip
+        return
     version = tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2])
     if version < REDIS_VERSION_MIN:
         yield Finding(
