@@ -194,12 +194,15 @@ def _credential(secret: str, endpoint: str) -> str:
 class Sandbox:
     """All of it in one process; `start` and `stop` once each."""
 
-    def __init__(self, settings: SandboxSettings, *, vendors: Sequence[Vendor] | None = None) -> None:
+    def __init__(
+        self, settings: SandboxSettings, *, vendors: Sequence[Vendor] | None = None, journal: Journal | None = None
+    ) -> None:
         self.settings = settings
         if settings.journal_folder is not None:
             settings.journal_folder.mkdir(parents=True, exist_ok=True)
         file = settings.journal_folder / JOURNAL_FILE if settings.journal_folder else None
-        self.journal = Journal(file)
+        self.journal = Journal(file) if journal is None else journal
+        """What `vendors` write in, where they are given."""
         built = build_vendors(settings, self.journal) if vendors is None else vendors
         self.vendors: Mapping[str, Vendor] = {vendor.endpoint: vendor for vendor in built}
         """By endpoint id."""

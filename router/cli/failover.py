@@ -35,7 +35,7 @@ def preview(session: Session, scope: tuple[str, ...], target: str | None) -> Non
     """Say whom a failover would move and what it would cost; change nothing."""
 
     async def ask(runtime: "Runtime") -> None:
-        _show(await _preview(runtime, scope, target), runtime.settings.currency)
+        show_preview(await ask_preview(runtime, scope, target), runtime.settings.currency)
 
     session.ask(ask)
 
@@ -52,7 +52,7 @@ def start(session: Session, *, scope: tuple[str, ...], target: str | None, why: 
 
     async def begin(runtime: "Runtime") -> None:
         if not yes:
-            _show(await _preview(runtime, scope, target), runtime.settings.currency)
+            show_preview(await ask_preview(runtime, scope, target), runtime.settings.currency)
             if not click.confirm("Start it?"):
                 raise click.Abort
         forced = await runtime.switchboard.start_failover(
@@ -103,7 +103,8 @@ def show_all(session: Session, ended_too: bool) -> None:
     session.ask(show)
 
 
-async def _preview(runtime: "Runtime", scope: tuple[str, ...], target: str | None) -> "Preview":
+async def ask_preview(runtime: "Runtime", scope: tuple[str, ...], target: str | None) -> "Preview":
+    """What a failover would do now; nothing moves. Raises Fault for an endpoint there is not."""
     return await runtime.switchboard.preview_failover(
         scope=_known(runtime, scope), target=_known(runtime, (target,))[0] if target else None
     )
@@ -117,7 +118,8 @@ def _known(runtime: "Runtime", names: tuple[str, ...]) -> list[EndpointId]:
     return [EndpointId(name) for name in names]
 
 
-def _show(preview: "Preview", currency: str) -> None:
+def show_preview(preview: "Preview", currency: str) -> None:
+    """Print it, prices in `currency`."""
     total = sum(preview.moved.values())
     out.print(
         f"Would move {total} conversation sides, saying {preview.messages} messages for {preview.cost} {currency}:"

@@ -1,4 +1,4 @@
-"""Judges the demo by what vendors and browsers wrote down themselves: lost, doubled, reordered, moved, and how fast."""
+"""Judges demo and drill by what vendors and browsers wrote down: lost, doubled, reordered, moved, and how fast."""
 
 import re
 from collections import Counter, defaultdict
@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 
 from channels.messages import Channel
 from channels.sandbox.vendor import Entry
+from router.domain.fitting import fold_to_gsm
 from router.domain.wording import Wording
 
 LOCALE = "en"
 MARK = "@@@@@"
 """Stands for a reference while a notice is cut in two."""
+_REFERENCE = "[0-9A-Z]{5}"
 _QUESTION = re.compile(r"^Question (\d+)-(\d+):", re.MULTILINE)
 _ANSWER = re.compile(r"(?<!> )\bAnswer (\d+)-(\d+):")
 
 Marker = tuple[int, int]
-"""A customer's number and the turn: no two messages of the demo have the same."""
+"""A customer's number and the turn: no two messages have the same."""
 
 
 def question(marker: Marker) -> str:
@@ -174,7 +176,12 @@ class Verdict:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """One line each for what must not be; empty: the demo succeeded."""
+        """One line each for what must not be; empty: all went well."""
+        return (*self.wrongs, *(f"{one.outage.endpoint}: never noticed" for one in self.outages if not one.noticed_s))
+
+    @property
+    def wrongs(self) -> tuple[str, ...]:
+        """What must not happen to a message, one line each."""
         lists = {
             "lost": self.lost,
             "doubled without a flag": self.doubled,
@@ -182,19 +189,23 @@ class Verdict:
             "a second notice for one outage": self.notices_repeated,
             "unexpected": self.strange,
         }
-        found = [f"{words}: {', '.join(rows[:5])}{' ...' * (len(rows) > 5)}" for words, rows in lists.items() if rows]
-        return (*found, *(f"{one.outage.endpoint}: never noticed" for one in self.outages if not one.noticed_s))
+        return tuple(
+            f"{words}: {', '.join(rows[:5])}{' ...' * (len(rows) > 5)}" for words, rows in lists.items() if rows
+        )
 
 
-def judge(ledger: Ledger, outages: Sequence[Outage], wording: Wording) -> Verdict:
-    """Judge what is in the ledger; `wording` only tells a notice from other texts, as a customer would."""
+def judge(ledger: Ledger, outages: Sequence[Outage], wording: Wording, locale: str = LOCALE) -> Verdict:
+    """Judge what is in the ledger; `wording` only tells a notice from other texts, as a customer would who reads
+    `locale`.
+    """
     arrived = sorted(ledger.arrived, key=lambda one: one.at)
     by_marker: dict[Marker, list[Arrived]] = defaultdict(list)
     for one in arrived:
         by_marker[one.marker].append(one)
     again = [one for rows in by_marker.values() for one in rows[1:]]
-    about, strange = _sort_notices(ledger.told, outages, wording)
-    counts = Counter((customer, index) for index, customer in about)
+    notices, strange = _sort_notices(ledger.told, outages, wording, locale)
+    about = Counter(_about(one, ledger, outages) for one in notices)
+    told = Counter((one.fits, one.customer) for one in notices)
     misled = [
         _name(one.marker) + f" came to customer {one.customer}" for one in arrived if one.customer != one.marker[0]
     ]
@@ -206,12 +217,9 @@ def judge(ledger: Ledger, outages: Sequence[Outage], wording: Wording) -> Verdic
         doubled_flagged=sum(1 for one in again if one.flagged),
         doubled=tuple(_name(one.marker) for one in again if not one.flagged),
         reordered=tuple(_reordered(rows[0] for rows in by_marker.values())),
-        notices_repeated=tuple(f"customer {one}" for (one, _), count in sorted(counts.items()) if count > 1),
+        notices_repeated=tuple(f"customer {one}" for (fits, one), count in sorted(told.items()) if count > len(fits)),
         strange=(*misled, *strange),
-        outages=tuple(
-            _judge_outage(ledger, outage, arrived, sum(1 for which, _ in about if which == index))
-            for index, outage in enumerate(outages)
-        ),
+        outages=tuple(_judge_outage(ledger, outage, arrived, about[index]) for index, outage in enumerate(outages)),
     )
 
 
@@ -237,31 +245,51 @@ def _reordered(first_arrivals: Iterable[Arrived]) -> list[str]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Noticed:
+    """A notice, by what it says."""
+
+    customer: int
+    fits: tuple[int, ...]
+    """The outages it may be about: of two on one channel a notice says the same."""
+
+
 def _sort_notices(
-    told: Iterable[Told], outages: Sequence[Outage], wording: Wording
-) -> tuple[list[tuple[int, int]], list[str]]:
-    """(outage, customer) for each notice, and in words what is no notice of any outage."""
-    openings = {opening: index for index, outage in enumerate(outages) for opening in _openings(outage, wording)}
-    about: list[tuple[int, int]] = []
+    told: Iterable[Told], outages: Sequence[Outage], wording: Wording, locale: str
+) -> tuple[list[_Noticed], list[str]]:
+    """The notices, and in words what is no notice of any outage."""
+    texts = [_notices_of(outage, wording, locale) for outage in outages]
+    notices: list[_Noticed] = []
     strange: list[str] = []
     for one in told:
-        index = next((openings[opening] for opening in openings if one.text.startswith(opening)), None)
-        if index is None:
-            strange.append(f"{one.endpoint} told customer {one.customer}: {one.text[:80]!r}")
+        said = _plain(one.text)
+        fits = tuple(index for index, patterns in enumerate(texts) if any(each.search(said) for each in patterns))
+        if fits:
+            notices.append(_Noticed(one.customer, fits))
         else:
-            about.append((index, one.customer))
-    return about, strange
+            strange.append(f"{one.endpoint} told customer {one.customer}: {one.text[:80]!r}")
+    return notices, strange
 
 
-def _openings(outage: Outage, wording: Wording) -> list[str]:
-    """What a notice of this outage says before its reference, on each channel it may be told on."""
-    return [
-        wording.notice(LOCALE, here=here, broken=outage.channel, references=(MARK,), inbound_only=inbound).split(MARK)[
-            0
-        ]
+def _about(notice: _Noticed, ledger: Ledger, outages: Sequence[Outage]) -> int:
+    """Which outage it is about: of those that fit, the latest at an endpoint that this customer wrote over."""
+    wrote = {endpoint for (customer, _), (_, endpoint) in ledger.asked.items() if customer == notice.customer}
+    return next((index for index in reversed(notice.fits) if outages[index].endpoint in wrote), notice.fits[-1])
+
+
+def _notices_of(outage: Outage, wording: Wording, locale: str) -> list[re.Pattern[str]]:
+    """What a notice of this outage says, on each channel it may be told on, whatever its reference."""
+    texts = {
+        wording.notice(locale, here=here, broken=outage.channel, references=(MARK,), inbound_only=inbound)
         for here in Channel
         for inbound in (False, True)
-    ]
+    }
+    return [re.compile(_REFERENCE.join(re.escape(part) for part in _plain(text).split(MARK))) for text in sorted(texts)]
+
+
+def _plain(text: str) -> str:
+    """As every medium carries it: on one line, without the accents that an SMS may leave out."""
+    return fold_to_gsm(" ".join(text.split()))
 
 
 def _was_called_by(entry: Entry) -> bool:

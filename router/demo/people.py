@@ -1,4 +1,4 @@
-"""The people of the demo: customers with mailboxes, phones and browsers, and the agents who answer them over `/v1`."""
+"""The people of demo and drill: customers with mailboxes, phones, browsers, and the agents who answer over `/v1`."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import aiohttp
 
 from channels.messages import Channel
 from channels.sandbox.vendor import Entry, Vendor
-from router.demo.judge import Ledger, Marker, answer, question, read_question
+from router.demo.judge import LOCALE, Ledger, Marker, answer, question, read_question
 
 CHAT = "chat/web"
 AT_ONCE = 16
@@ -21,6 +21,13 @@ PATIENCE_S = 20.0
 """How long a browser waits to be told that its words were taken."""
 ASK_AGAIN_S = 0.5
 FRAME_MAX = 64 * 1024
+OTHERS: Mapping[Channel, tuple[Channel, ...]] = {
+    Channel.EMAIL: (Channel.SMS,),
+    Channel.CHAT: (),
+    Channel.SMS: (Channel.EMAIL,),
+    Channel.PHONE: (Channel.SMS,),
+}
+"""Where the demo's customers may be reached besides the channel they write on."""
 FICTION_BLOCK = 100
 """Numbers 555-0100 to 555-0199 of every area code are kept for fiction."""
 
@@ -37,6 +44,8 @@ class Person:
 
     number: int
     channel: Channel
+    others: tuple[Channel, ...] = ()
+    """Where they may be reached besides, none before the other."""
 
     @property
     def mailbox(self) -> str:
@@ -51,23 +60,28 @@ class Person:
 
     @property
     def bindings(self) -> list[Json]:
-        """What they agreed to, in their order. Whoever chats is known by their browser alone."""
-        places = {
-            Channel.EMAIL: [("email", self.mailbox), ("sms", self.phone)],
-            Channel.SMS: [("sms", self.phone), ("email", self.mailbox)],
-            Channel.PHONE: [("phone", self.phone), ("sms", self.phone)],
-            Channel.CHAT: [],
-        }[self.channel]
+        """What they agreed to, their own channel first. Whoever chats is known by their browser alone."""
+        places = [] if self.channel is Channel.CHAT else [self.channel, *self.others]
         return [
-            {"address": {"channel": channel, "value": value}, "verified": True, "consent": True, "order": order}
-            for order, (channel, value) in enumerate(places)
+            {
+                "address": {"channel": place, "value": self.address(place)},
+                "verified": True,
+                "consent": True,
+                "order": min(index, 1),
+            }
+            for index, place in enumerate(places)
         ]
+
+    def address(self, channel: Channel) -> str:
+        """Theirs on mail, SMS or phone."""
+        return self.mailbox if channel is Channel.EMAIL else self.phone
 
 
 def cast(customers: int) -> list[Person]:
     """`customers` people, numbered from 1, evenly on the four channels."""
-    channels = (Channel.EMAIL, Channel.CHAT, Channel.SMS, Channel.PHONE)
-    return [Person(number, channels[(number - 1) % len(channels)]) for number in range(1, customers + 1)]
+    channels = tuple(OTHERS)
+    own = [(number, channels[(number - 1) % len(channels)]) for number in range(1, customers + 1)]
+    return [Person(number, channel, OTHERS[channel]) for number, channel in own]
 
 
 def addresses(people: Iterable[Person]) -> dict[str, int]:
@@ -107,13 +121,13 @@ class Api:
         return found
 
 
-async def introduce(api: Api, people: Sequence[Person]) -> None:
+async def introduce(api: Api, people: Sequence[Person], locale: str = LOCALE) -> None:
     """Tell the router whom it knows and what they agreed to; browsers introduce themselves. Raises PeopleStopped."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(person: Person) -> None:
         async with turns:
-            body = {"name": f"Customer {person.number}", "locale": "en", "bindings": person.bindings}
+            body = {"name": f"Customer {person.number}", "locale": locale, "bindings": person.bindings}
             await api.post("/v1/customers", body)
 
     async with asyncio.TaskGroup() as group:
@@ -196,6 +210,15 @@ class Customers:
     browsers: Mapping[int, Browser]
     last_mail: dict[int, Entry] = field(default_factory=dict)
     """What they answer to."""
+    _mailboxes: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._mailboxes = {one.mailbox: one.number for one in self.people}
+
+    def receive(self, entry: Entry) -> None:
+        """Keep the last mail each of them got."""
+        if entry.to_customer and entry.endpoint.startswith(Channel.EMAIL):
+            self.last_mail[self._mailboxes[entry.customer]] = entry
 
     async def ask(self, turn: int, people: Sequence[Person], over: Callable[[Person], str], spread_s: float) -> None:
         """Each of `people` writes once over their endpoint, spread evenly over `spread_s`. Raises PeopleStopped."""
@@ -232,6 +255,13 @@ class Agents:
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     _chance: random.Random = field(default_factory=lambda: random.Random(7))
     listening: asyncio.Event = field(default_factory=asyncio.Event)
+    at_work: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is not set they read and answer nothing yet."""
+    hear: Callable[[Json], None] = field(default=lambda _: None)
+    """Told of each event before they act on it."""
+
+    def __post_init__(self) -> None:
+        self.at_work.set()
 
     async def run(self) -> None:
         """Work until cancelled. Raises PeopleStopped."""
@@ -256,6 +286,7 @@ class Agents:
                 elif line.startswith("data: "):
                     event = json.loads(line.removeprefix("data: "))
                     last = event["id"]
+                    self.hear(event)
                     if event["kind"] == "message.accepted" and event["facts"].get("s") == "a":
                         group.create_task(self._answer(event["message_id"]))
         return last
@@ -267,6 +298,7 @@ class Agents:
         if marker is None or marker in self.seen:
             return
         self.seen.add(marker)
+        await self.at_work.wait()
         await asyncio.sleep(self._chance.uniform(*self.think_s))
         async with self._turns:
             path = f"/v1/conversations/{asked['conversation_id']}/messages"

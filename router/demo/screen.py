@@ -1,7 +1,7 @@
-"""What the demo shows: what happens, line by line, above a live table; without a terminal plain lines; the verdict."""
+"""What demo and drill show: what happens, line by line, above a live table; a verdict. In a pipe, plain lines."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
@@ -17,14 +17,16 @@ from router.demo.people import CHAT, Json
 WIDTH_MAX = 100
 REFRESH_PER_S = 4
 SHOWN = (MAIL, CHAT, SMS, SMS_BACKUP, PHONE)
-"""In this order."""
+"""The demo's."""
 COLOURS = {"up": "green", "suspect": "yellow", "down": "red", "recovering": "cyan", "unknown": "dim"}
 
 
 @dataclass(slots=True)
 class Screen:
-    """One terminal, or a file. Enter it around the story; `log` and `verdict` may be used outside, too."""
+    """One terminal, or a file. Enter it around the story; `say` and `verdict` may be used outside, too."""
 
+    shown: Sequence[str] = SHOWN
+    """Endpoints, in this order."""
     console: Console = field(default_factory=lambda: Console(highlight=False))
     began: float = field(default_factory=time.monotonic)
     states: Mapping[str, Json] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Screen:
             self.console.print(self._table())
 
     def say(self, words: str, style: str = "") -> None:
-        """One line that stays, with the seconds since the demo began."""
+        """One line that stays, with the seconds since it began."""
         since = time.monotonic() - self.began
         line = Text.assemble((f"{since:5.1f} s  ", "dim"), (words, style))
         self.console.print(line, soft_wrap=not self.console.is_terminal)
@@ -69,10 +71,10 @@ class Screen:
         since = time.monotonic() - self.began
         table = Table(box=SIMPLE_HEAD, title=f"after {since:.0f} s", title_justify="left", pad_edge=False)
         for name in ("endpoint", "status", "gate"):
-            table.add_column(name, min_width=13 if name == "endpoint" else 10)
+            table.add_column(name, no_wrap=True, min_width=13 if name == "endpoint" else 10)
         for name in ("due", "answers", "moved here"):
             table.add_column(name, justify="right", min_width=6)
-        for endpoint in SHOWN:
+        for endpoint in self.shown:
             table.add_row(endpoint, *self._row(endpoint))
         return table
 
@@ -109,10 +111,17 @@ class Screen:
         for name in ("outage", "noticed after", "first moved", "last moved", "moved", "notices"):
             table.add_column(name, justify="left" if name == "outage" else "right", no_wrap=name == "outage")
         for one in verdict.outages:
-            times = (_seconds(one.noticed_s), _seconds(one.first_s), _seconds(one.last_s))
+            times = (seconds(one.noticed_s), seconds(one.first_s), seconds(one.last_s))
             table.add_row(f"{one.outage.endpoint} {one.outage.words}", *times, str(one.moved), str(one.notices))
         self.console.print("What vendors and browsers recorded; only `noticed` is the router's own word:", style="bold")
         self.console.print(table)
+        self.counts(verdict)
+        self.console.print()
+        for fault in verdict.faults:
+            self.console.print(Text(f"  {fault}", "red"))
+
+    def counts(self, verdict: Verdict) -> None:
+        """What was said, and what must not have happened to it."""
         counts = (
             ("questions asked", verdict.asked, True),
             ("answers that arrived", verdict.answered, verdict.answered == verdict.asked),
@@ -126,9 +135,6 @@ class Screen:
         )
         for words, count, good in counts:
             self.console.print(Text.assemble(f"  {words:<28}", (f"{count:>5}", "" if good else "bold red")))
-        self.console.print()
-        for fault in verdict.faults:
-            self.console.print(Text(f"  {fault}", "red"))
 
 
 def _fields(fields: Mapping[str, object]) -> str:
@@ -137,5 +143,6 @@ def _fields(fields: Mapping[str, object]) -> str:
     )
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds else "-"
+def seconds(count: float) -> str:
+    """For a table: `4.2 s`; none, a dash."""
+    return f"{count:.1f} s" if count else "-"

@@ -1,4 +1,4 @@
-"""The demo's stage: vendors in this process, the real process tree beside it, all of it gone afterwards."""
+"""The stage of demo and drill: vendors in this process, the real process tree beside it, all of it gone afterwards."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from router.settings_faults import ENVIRONMENT_PREFIX
 from router.telemetry import configure_logging
 
 STOP_WITHIN_S = 5.0
-"""The demo has nothing left to send when it stops."""
+"""There is nothing left to send when it stops."""
 VENDOR_LOG = "vendors.log"
 
 SETTINGS: Mapping[str, Mapping[str, object]] = {
@@ -39,11 +39,13 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "health": {"hold_s": 2.0, "ramp_s": 4.0},
 }
 """What the demo sets shorter than the defaults; every one an ordinary setting."""
+HOLD_S = 4.0
+"""How long an unknown outcome waits for a receipt: stand-in vendors send theirs within a second."""
 ACCOUNTS: Mapping[str, Mapping[str, object]] = {
-    MAIL: {"rate_per_s": 50.0, "hold_s": 4.0},
-    SMS: {"rate_per_s": 50.0, "hold_s": 4.0},
-    SMS_BACKUP: {"rate_per_s": 100.0, "hold_s": 4.0},
-    PHONE: {"rate_per_s": 20.0, "hold_s": 4.0},
+    MAIL: {"rate_per_s": 50.0, "hold_s": HOLD_S},
+    SMS: {"rate_per_s": 50.0, "hold_s": HOLD_S},
+    SMS_BACKUP: {"rate_per_s": 100.0, "hold_s": HOLD_S},
+    PHONE: {"rate_per_s": 20.0, "hold_s": HOLD_S},
 }
 """What the accounts at the vendors allow, and how long an unknown outcome waits for a receipt there."""
 
@@ -70,40 +72,41 @@ class Stage:
     """Set by SIGINT, SIGTERM and SIGHUP."""
 
 
-def make_folder() -> Path:
+def make_folder(name: str = "demo") -> Path:
     """A temporary folder for its owner's eyes only."""
-    return Path(tempfile.mkdtemp(prefix="throughline-demo-"))
+    return Path(tempfile.mkdtemp(prefix=f"throughline-{name}-"))
 
 
 def forget_environment() -> None:
-    """The demo has settings of its own: the environment's, which would win over them, are for another router."""
+    """The play has settings of its own: the environment's, which would win over them, are for another router."""
     for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
         del os.environ[name]
 
 
 @asynccontextmanager
-async def open_stage(folder: Path, say: Callable[[str], None]) -> AsyncIterator[Stage]:
-    """Vendors, private Redis and process tree on free ports; all ended on leaving, whatever happened.
+async def open_stage(
+    folder: Path, sandbox: Sandbox, write: Callable[[], str], say: Callable[[str], None]
+) -> AsyncIterator[Stage]:
+    """Vendors, private Redis and process tree; all ended on leaving, whatever happened.
 
-    `say` is told when a process of the tree dies.
+    `write` is called once the vendors listen, and returns the text of `throughline.toml`. `say` is told when a
+    process of the tree dies.
 
     Raises:
         StageFault, TreeStopped: it could not be started.
         Interrupted: before it was ready.
         NoRedisFound: there is no Redis binary.
     """
-    port = _free_port()
     logs = folder / "log"
     logs.mkdir()
     with (logs / VENDOR_LOG).open("a", encoding="utf-8") as log:
         configure_logging("info", log)  # the vendors live in this process, whose terminal tells a story
-        sandbox = Sandbox(_vendors(folder, port))
         await sandbox.start()
         server = PrivateRedis(folder / "redis")
         try:
             await asyncio.to_thread(server.start)
             file = folder / SETTINGS_FILE
-            write_private_file(file, write_settings(port, sandbox.endpoint_tables()))
+            write_private_file(file, write())
             settings = _with_redis(load_settings(file), server)
             key = await prepare_store(settings)
             async with _playing(settings, file, server, say) as (playing, interrupted):
@@ -150,23 +153,31 @@ async def _playing(
 
 
 def clear(folder: Path) -> None:
-    """Remove everything the demo wrote."""
+    """Remove everything that was written."""
     shutil.rmtree(folder)
 
 
 def write_settings(port: int, tables: list[dict[str, object]]) -> str:
     """The `throughline.toml` of the demo."""
     head = {"organisation": "Example Parcels", "data_dir": "."}
+    accounts = [{**row, **ACCOUNTS[str(row["id"])]} for row in tables]
+    return write_toml(head, {"web": {"port": port}, **SETTINGS}, accounts)
+
+
+def write_toml(
+    head: Mapping[str, object], tables: Mapping[str, Mapping[str, object]], endpoints: Sequence[Mapping[str, object]]
+) -> str:
+    """A `throughline.toml`: what stands at its head, its tables, its endpoints."""
     lines = [f"{name} = {_toml(value)}" for name, value in head.items()]
-    for name, table in {"web": {"port": port}, **SETTINGS}.items():
+    for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{field} = {_toml(value)}" for field, value in table.items())]
-    for row in tables:
-        merged = {**row, **ACCOUNTS[str(row["id"])]}
-        lines += ["", "[[endpoints]]", *(f"{field} = {_toml(value)}" for field, value in merged.items())]
+    for row in endpoints:
+        lines += ["", "[[endpoints]]", *(f"{field} = {_toml(value)}" for field, value in row.items())]
     return "\n".join(lines)
 
 
-def _vendors(folder: Path, port: int) -> SandboxSettings:
+def vendor_settings(folder: Path, port: int) -> SandboxSettings:
+    """Vendors on any free ports, whose webhooks reach the router on `port`, whose telephones are answered."""
     return SandboxSettings(
         pocket_port=0,
         mail_port=0,
@@ -189,10 +200,11 @@ def _toml(value: object) -> str:
     """Strings, numbers, truths and flat tables, as TOML writes them."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + " }"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

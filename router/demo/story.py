@@ -1,34 +1,23 @@
 """`throughline demo`: 200 customers on four channels, two outages and a recovery, told and judged in a minute."""
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 
 from channels.messages import Channel
-from channels.sandbox.app import MAIL, PHONE, SMS
-from channels.sandbox.vendor import Entry, Fault
+from channels.sandbox.app import MAIL, PHONE, SMS, Sandbox
+from channels.sandbox.vendor import Fault
 from router.demo.judge import LOCALE, Ledger, Marker, Outage, judge
-from router.demo.people import CHAT, Agents, Api, Browser, Customers, PeopleStopped, Person, addresses, cast, introduce
+from router.demo.people import CHAT, Agents, Api, Browser, Customers, Person, addresses, cast, introduce
+from router.demo.play import LOOK_S, connector, perform, put_on, until
 from router.demo.screen import SHOWN, Screen
-from router.demo.stage import (
-    ACCOUNTS,
-    SETTINGS,
-    Interrupted,
-    Stage,
-    StageFault,
-    clear,
-    forget_environment,
-    make_folder,
-    open_stage,
-)
-from router.private_redis import NoRedisFound
-from router.process_tree import TreeStopped
+from router.demo.stage import ACCOUNTS, SETTINGS, Stage, free_port, open_stage, vendor_settings, write_settings
 from router.runtime import load_wording
 
 TURN_S = 3.0
@@ -36,7 +25,6 @@ TURN_S = 3.0
 LONG_TURN_S = 5.0
 """A vendor that hangs is noticed by those who go on writing."""
 WRITE_PER_S_MIN = 10.0
-LOOK_S = 0.25
 WAIT_S = 40.0
 """For anything in the story, and a second more for each ten customers."""
 QUIET_S = 1.0
@@ -46,7 +34,6 @@ THINK_LONG_S = (0.8, 3.0)
 """Agents take their time, so that the second fault strikes amid their answers."""
 ANSWERED_FIRST = 0.3
 """Of the answers are out when the second fault strikes: it must hit some that are under way."""
-INTERRUPTED_STATUS = 130
 OWN = {Channel.EMAIL: MAIL, Channel.CHAT: CHAT, Channel.SMS: SMS, Channel.PHONE: PHONE}
 
 
@@ -54,10 +41,6 @@ BACK = {
     "recovering": "answers probes again; it gets a rising share of what begins.",
     "up": "is up: it has taken that share.",
 }
-
-
-class Stuck(Exception):
-    """Something did not happen in time; the text says what."""
 
 
 @dataclass(slots=True)
@@ -75,6 +58,8 @@ class Story:
 
     async def tell(self) -> None:
         """From the first question to the last answer. Raises Stuck, PeopleStopped."""
+        await introduce(self.api, self.people)
+        await self.agents.listening.wait()
         await self._until(lambda: self._statuses(SHOWN) <= {"up"}, "every endpoint is up")
         everybody = {channel: [one for one in self.people if one.channel is channel] for channel in Channel}
         mail, chat = everybody[Channel.EMAIL], everybody[Channel.CHAT]
@@ -163,54 +148,36 @@ class Story:
         return {self.screen.states[one]["status_out"] if one in self.screen.states else "" for one in endpoints}
 
     async def _until(self, holds: Callable[[], bool], words: str) -> None:
-        within_s = WAIT_S + len(self.people) / 10
-        deadline = time.monotonic() + within_s
-        while not holds():
-            if time.monotonic() > deadline:
-                raise Stuck(f"Waited {within_s:.0f} s in vain until {words}.")
-            await asyncio.sleep(LOOK_S / 5)
+        await until(holds, words, WAIT_S + len(self.people) / 10)
 
 
 def run_demo(*, customers: int) -> int:
     """Play it, print the verdict, leave nothing behind. The exit status: 1 if anything was lost, out of order or
     doubled without a flag, if somebody got two notices for one outage, or if it could not be played to its end.
     """
-    forget_environment()
-    folder = make_folder()
     screen = Screen()
-    status = 1
-    try:
-        status = asyncio.run(_play(customers, screen, folder))
-    except (KeyboardInterrupt, asyncio.CancelledError, Interrupted):
-        status = INTERRUPTED_STATUS
-    except (StageFault, TreeStopped, NoRedisFound, OSError) as error:
-        screen.say(str(error), "red")
-    except ExceptionGroup as group:
-        status = _say_why(group, screen)
-    if status == INTERRUPTED_STATUS:
-        screen.say("Interrupted. Everything was stopped and removed.")
-    if status in {0, INTERRUPTED_STATUS}:
-        clear(folder)
-    else:
-        screen.say(f"Logs are in {folder}/log, the vendors' journal in {folder}/sandbox; remove {folder} afterwards.")
-    return status
+    return put_on("demo", screen, lambda folder: _play(customers, screen, folder))
 
 
 async def _play(customers: int, screen: Screen, folder: Path) -> int:
-    loop, playing = asyncio.get_running_loop(), asyncio.current_task()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # until the tree looks after them
-        loop.add_signal_handler(number, lambda: playing.cancel() if playing else None)
     people = cast(customers)
     screen.begin(f"Throughline demo: {customers} customers, four channels, two outages and a recovery")
     screen.settings(SETTINGS, ACCOUNTS)
     screen.say("Starting vendors, Redis, web, dispatchers, supervisor and clockwork ...")
+    port = free_port()
+    sandbox = Sandbox(vendor_settings(folder, port))
+    write = partial(_write, port, sandbox)
     with screen:
-        async with open_stage(folder, screen.say) as stage, aiohttp.ClientSession(connector=_connector()) as http:
+        async with (
+            open_stage(folder, sandbox, write, screen.say) as stage,
+            aiohttp.ClientSession(connector=connector()) as http,
+        ):
             wording = load_wording(stage.settings)
             ledger = Ledger(addresses(people), repeated=wording.say("mark.repeated", LOCALE).strip())
             screen.ledger = ledger
             story = _story(stage, screen, ledger, people, http)
-            stuck = await _perform(story)
+            browsers = [browser.run for browser in story.customers.browsers.values()]
+            stuck = await perform(stage, [*browsers, story.agents.run, story.look], story.tell)
             verdict = judge(ledger, story.outages, wording)
     screen.verdict(verdict)
     if stuck:
@@ -221,6 +188,10 @@ async def _play(customers: int, screen: Screen, folder: Path) -> int:
     return 0 if good else 1
 
 
+def _write(port: int, sandbox: Sandbox) -> str:
+    return write_settings(port, sandbox.endpoint_tables())
+
+
 def _story(
     stage: Stage, screen: Screen, ledger: Ledger, people: Sequence[Person], http: aiohttp.ClientSession
 ) -> Story:
@@ -228,61 +199,6 @@ def _story(
     chat = stage.settings.public_url.replace("http", "ws", 1) + "/chat/ws"
     browsers = {one.number: Browser(one, ledger, http, chat) for one in people if one.channel is Channel.CHAT}
     customers = Customers(people, stage.sandbox.vendors, browsers)
-
-    def take_note(entry: Entry) -> None:
-        ledger.enter(entry)
-        if entry.to_customer and entry.endpoint == MAIL:
-            customers.last_mail[ledger.addresses[entry.customer]] = entry
-
-    stage.sandbox.journal.watch(take_note)
+    stage.sandbox.journal.watch(ledger.enter)
+    stage.sandbox.journal.watch(customers.receive)
     return Story(stage, screen, ledger, api, people, customers, Agents(api))
-
-
-async def _perform(story: Story) -> str:
-    """Play the story among everybody who takes part in it; why it did not come to its end, or ''."""
-    stuck = ""
-    async with asyncio.TaskGroup() as group:
-        extras = [group.create_task(browser.run()) for browser in story.customers.browsers.values()]
-        extras += [group.create_task(work()) for work in (story.agents.run, story.look)]
-        extras.append(group.create_task(_watch(story.stage)))
-        try:
-            await introduce(story.api, story.people)
-            await story.agents.listening.wait()
-            await story.tell()
-        except Stuck as error:
-            stuck = str(error)
-        finally:
-            for task in extras:
-                task.cancel()
-    return stuck
-
-
-async def _watch(stage: Stage) -> None:
-    """The play is over when somebody says so, or the tree fell. Raises Interrupted, TreeStopped."""
-    told = asyncio.create_task(stage.interrupted.wait())
-    try:
-        await asyncio.wait({stage.playing, told}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        told.cancel()
-    if stage.playing.done():
-        stage.playing.result()
-    raise Interrupted
-
-
-def _say_why(group: "ExceptionGroup[Exception]", screen: Screen) -> int:
-    for error in _leaves(group):
-        if isinstance(error, Interrupted):
-            return INTERRUPTED_STATUS
-        if not isinstance(error, PeopleStopped | TreeStopped | aiohttp.ClientError | OSError):
-            raise group
-        screen.say(str(error) or repr(error), "red")
-    return 1
-
-
-def _leaves(group: "ExceptionGroup[Exception]") -> list[Exception]:
-    return [leaf for one in group.exceptions for leaf in (_leaves(one) if isinstance(one, ExceptionGroup) else [one])]
-
-
-def _connector() -> aiohttp.TCPConnector:
-    """Every browser keeps a connection of its own."""
-    return aiohttp.TCPConnector(limit=0)
