@@ -58,6 +58,10 @@ class Invalid(SwitchboardError):
     """It cannot be done as asked: a bad number, an empty message, too long."""
 
 
+class ArchiveUnavailable(SwitchboardError):
+    """The archive does not answer; what is in Redis goes on."""
+
+
 @dataclass(slots=True)
 class _Views:
     at: float = -1.0

@@ -1,15 +1,22 @@
-"""What may be read of conversations: one, many, a transcript, a message."""
+"""What may be read of conversations: one, many, a transcript, a message; from the archive what Redis has no more."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from router.core import Core, Invalid, NotFound
+import structlog
+
+from router.archive.database import ArchiveError
+from router.archive.records import ArchivedHead, Sought
+from router.core import ArchiveUnavailable, Conflict, Core, Invalid, NotFound, SwitchboardError
 from router.domain.conversation import Conversation, Customer, Message, Side, SideName
 from router.domain.ids import REFERENCE_LENGTH, read_reference, shard_of
 
 T = TypeVar("T")
 LIST_MAX = 200
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,8 @@ class ConversationView:
     customer_side: Side
     agent_side: Side
     last_text: str
+    archived: bool = False
+    """It is closed for good, and stands in the archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +40,35 @@ class Page(Generic[T]):
     next_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Part of what was said, in order."""
+
+    messages: list[Message]
+    archived: bool
+
+
 class Reading:
     """The use cases that change nothing."""
 
     def __init__(self, core: Core) -> None:
         self.core = core
 
-    async def conversation(self, conversation_id_or_reference: str) -> ConversationView:
-        """One conversation by id or reference. Raises NotFound."""
-        return await self._view(await self._resolve(conversation_id_or_reference))
+    async def conversation(self, conversation_id_or_reference: str, *, archived_too: bool = False) -> ConversationView:
+        """One conversation by id or reference; with `archived_too` also one that only the archive has.
+
+        Raises:
+            NotFound, ArchiveUnavailable.
+        """
+        identity = await self._resolve(conversation_id_or_reference)
+        found = await self._view_or_none(identity)
+        if found is not None:
+            return found
+        if archived_too and not identity.startswith("h"):
+            head = await self._archived(self.core.archive.head(identity))
+            if head is not None:
+                return await self._archived_view(head)
+        raise NotFound("unknown_conversation", "There is no such conversation.")
 
     async def conversations(
         self,
@@ -63,9 +92,43 @@ class Reading:
         ]
         return Page(items, str(offset + limit) if len(ids) > limit else None)
 
+    async def archived_conversations(
+        self, sought: Sought, *, cursor: str | None = None, limit: int = 50
+    ) -> Page[ConversationView]:
+        """Archived conversations, closed last first. Raises Invalid, ArchiveUnavailable."""
+        limit = max(1, min(limit, LIST_MAX))
+        before = _closed_before(cursor)
+        found = await self._archived(self.core.archive.find(sought, before=before, limit=limit + 1))
+        items = [await self._archived_view(head) for head in found[:limit]]
+        last = items[-1].conversation if len(found) > limit else None
+        return Page(items, f"{round(last.closed_at * 1000)}~{last.id}" if last else None)
+
     async def transcript(self, conversation_id: str, *, after_sequence: int = 0, limit: int = 200) -> list[Message]:
-        """Messages of both directions in order, attempts included. Raises NotFound."""
+        """Messages of both directions in order, attempts included, of a conversation that is not archived."""
+        return await self._said(await self._resolve(conversation_id), after_sequence, limit)
+
+    async def transcript_part(self, conversation_id: str, *, after_sequence: int = 0, limit: int = 200) -> Transcript:
+        """The same, of an archived one too. Raises NotFound, ArchiveUnavailable."""
         identity = await self._resolve(conversation_id)
+        found = await self._said(identity, after_sequence, limit)
+        if found or identity.startswith("h") or await self.core.store.conversation(identity) is not None:
+            return Transcript(found, archived=False)
+        if await self._archived(self.core.archive.head(identity)) is None:
+            raise NotFound("unknown_conversation", "There is no such conversation.")
+        messages = self.core.archive.transcript(identity, after_sequence=after_sequence, limit=min(limit, LIST_MAX * 5))
+        return Transcript(await self._archived(messages), archived=True)
+
+    async def message(self, message_id: str) -> Message:
+        """One message with its attempts. Raises NotFound."""
+        identity = known(message_id)
+        message = await self.core.store.message(identity)
+        if message is None:
+            message = await self._archived(self.core.archive.message(identity))
+        if message is None or message.conversation_id.startswith("h"):
+            raise NotFound("unknown_message", "There is no such message.")
+        return message
+
+    async def _said(self, identity: str, after_sequence: int, limit: int) -> list[Message]:
         found: list[Message] = []
         start = 0
         while len(found) < min(limit, LIST_MAX * 5):
@@ -76,26 +139,30 @@ class Reading:
                 break
         return found[:limit]
 
-    async def message(self, message_id: str) -> Message:
-        """One message with its attempts. Raises NotFound."""
-        message = await self.core.store.message(known(message_id))
-        if message is None:
-            raise NotFound("unknown_message", "There is no such message.")
-        return message
-
     async def _resolve(self, id_or_reference: str) -> str:
         if len(id_or_reference) == REFERENCE_LENGTH:
-            found = await self.core.people.by_reference(read_reference(id_or_reference))
+            reference = read_reference(id_or_reference)
+            found = await self.core.people.by_reference(reference)
+            if not found:  # given back a year after it was archived
+                found = await self._archived(self.core.archive.by_reference(reference))
             if not found:
                 raise NotFound("unknown_conversation", "No conversation has this reference.")
             return found
         return known(id_or_reference)
 
     async def _conversation(self, identity: str) -> Conversation:
+        """One that something may be done with. Raises NotFound, Conflict (it is archived)."""
         conversation = await self.core.store.conversation(identity)
         if conversation is None or identity.startswith("h"):
-            raise NotFound("unknown_conversation", "There is no such conversation.")
+            raise await self._gone(identity)
         return conversation
+
+    async def _gone(self, identity: str) -> SwitchboardError:
+        """Why nothing can be done with a conversation that Redis does not have."""
+        if not identity.startswith("h") and await self._archived(self.core.archive.head(identity)) is not None:
+            words = "The conversation is archived: it can be read, and nothing can be said in it or changed any more."
+            return Conflict("conversation_archived", f"{words} Open a new one.")
+        return NotFound("unknown_conversation", "There is no such conversation.")
 
     async def _side(self, identity: str, name: SideName) -> Side:
         side = await self.core.store.side(identity, name)
@@ -104,21 +171,40 @@ class Reading:
         return side
 
     async def _view(self, identity: str) -> ConversationView:
-        conversation = await self._conversation(identity)
+        found = await self._view_or_none(identity)
+        if found is None:
+            raise await self._gone(identity)
+        return found
+
+    async def _view_or_none(self, identity: str) -> ConversationView | None:
+        conversation = await self.core.store.conversation(identity)
+        if conversation is None or identity.startswith("h"):
+            return None
         customer, mine, theirs, last = await asyncio.gather(
             self.core.customer_of(conversation.customer_id),
-            self._side(identity, SideName.CUSTOMER),
-            self._side(identity, SideName.AGENT),
+            self.core.store.side(identity, SideName.CUSTOMER),
+            self.core.store.side(identity, SideName.AGENT),
             self.core.store.transcript_ids(identity, -1, -1),
         )
         messages = await self.core.store.messages(last)
+        if mine is None or theirs is None:
+            return None  # archived in this very moment
         return ConversationView(conversation, customer, mine, theirs, messages[0].content.text if messages else "")
 
-    async def _view_or_none(self, identity: str) -> ConversationView | None:
+    async def _archived_view(self, head: ArchivedHead) -> ConversationView:
+        customer = await self.core.customer_of(head.conversation.customer_id)
+        return ConversationView(
+            head.conversation, customer, head.customer_side, head.agent_side, head.last_text, archived=True
+        )
+
+    async def _archived(self, answer: Awaitable[T]) -> T:
+        """What the archive answers. Raises ArchiveUnavailable."""
         try:
-            return await self._view(identity)
-        except NotFound:
-            return None
+            return await answer
+        except ArchiveError as error:
+            log.warning("archive.failed", error=str(error))
+            words = "The archive cannot be read now; what is not archived goes on. `throughline doctor` says why."
+            raise ArchiveUnavailable("archive_unavailable", words) from error
 
     async def _listed(self, offset: int, count: int, *, open_only: bool) -> list[str]:
         """One list out of the shards' indexes, each conversation once."""
@@ -150,3 +236,12 @@ def _offset(cursor: str | None) -> int:
     if not cursor.isdecimal() or len(cursor) > 9:
         raise Invalid("bad_cursor", "This cursor is not one that we gave.")
     return int(cursor)
+
+
+def _closed_before(cursor: str | None) -> tuple[float, str] | None:
+    if cursor is None:
+        return None
+    closed_ms, _, identity = cursor.partition("~")
+    if not closed_ms.isdecimal() or len(closed_ms) > 15 or not identity or len(identity) > 60:
+        raise Invalid("bad_cursor", "This cursor is not one that we gave.")
+    return int(closed_ms) / 1000, identity

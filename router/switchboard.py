@@ -5,7 +5,8 @@ from typing import Any
 
 from channels.errors import LocalFault
 from channels.messages import About, Accepted, Event, Matter
-from router.core import Conflict, Core, Invalid, NotFound, SwitchboardError
+from router.archive.records import Sought
+from router.core import ArchiveUnavailable, Conflict, Core, Invalid, NotFound, SwitchboardError
 from router.edge import EVENT, Draft, take_event
 from router.evidence_desk import EvidenceDesk
 from router.holding import Holding
@@ -19,6 +20,7 @@ from router.store.redis import StoreUnavailable
 from router.talk import Sent, Talk, Upload
 
 __all__ = [
+    "ArchiveUnavailable",
     "Conflict",
     "ConversationView",
     "EndpointState",
@@ -27,6 +29,7 @@ __all__ = [
     "NotFound",
     "Page",
     "Sent",
+    "Sought",
     "StoreUnavailable",
     "Switchboard",
     "SwitchboardError",
@@ -93,7 +96,7 @@ class Switchboard(Talk, PeopleDesk, Operations):
 
     async def decisions(self, conversation_id: str, limit: int = 100) -> list[JournalEntry]:
         """What was decided about a conversation and on what evidence, newest first. Raises NotFound."""
-        view = await self.conversation(conversation_id)
+        view = await self.conversation(conversation_id, archived_too=True)
         return await decisions_of(self.core.store, view.conversation.id, limit)
 
     def events(self, *, after: str | None, wait_s: float = 15.0) -> AsyncIterator[JournalEntry | None]:

@@ -8,6 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from router.archive.records import Sought
 from router.cli.rim import Session, ago, clock_time, out
 from router.domain.conversation import Message, SideName
 
@@ -26,13 +27,23 @@ def conversation() -> None:
 
 @conversation.command("list")
 @click.option("--closed", is_flag=True, help="Closed ones too.")
+@click.option("--archived", is_flag=True, help="Archived ones instead, closed last first.")
+@click.option("--customer", "customer_id", default="", metavar="ID", help="Of this customer.")
+@click.option("--text", default="", metavar="WORDS", help="With --archived: where one message has all these words.")
 @click.option("--limit", type=click.IntRange(1, SHOWN_MAX), default=50, show_default=True)
 @click.pass_obj
-def list_them(session: Session, closed: bool, limit: int) -> None:
+def list_them(session: Session, closed: bool, archived: bool, customer_id: str, text: str, limit: int) -> None:
     """Whoever waits longest for us comes first."""
+    if text and not archived:
+        raise click.UsageError("--text searches the archive: add --archived.")
 
     async def show(runtime: "Runtime") -> None:
-        page = await runtime.switchboard.conversations(open_only=not closed, limit=limit)
+        if archived:
+            page = await runtime.switchboard.archived_conversations(Sought(customer_id, text=text), limit=limit)
+        else:
+            page = await runtime.switchboard.conversations(
+                open_only=not closed, customer_id=customer_id or None, limit=limit
+            )
         now = time.time()
         table = Table("reference", "customer", "at", "agent's side", "waits", "subject", box=None, pad_edge=False)
         for view in page.items:
@@ -58,9 +69,10 @@ def show(session: Session, identity: str) -> None:
     """The transcript in order, with every attempt and why the conversation is where it is."""
 
     async def ask(runtime: "Runtime") -> None:
-        view = await runtime.switchboard.conversation(identity)
+        view = await runtime.switchboard.conversation(identity, archived_too=True)
         _show_head(view)
-        for message in await runtime.switchboard.transcript(view.conversation.id, limit=SHOWN_MAX):
+        part = await runtime.switchboard.transcript_part(view.conversation.id, limit=SHOWN_MAX)
+        for message in part.messages:
             _show_message(message)
 
     session.ask(ask)
@@ -94,6 +106,7 @@ def reply(session: Session, identity: str, text: str, name: str) -> None:
 def _show_head(view: "ConversationView") -> None:
     about = view.conversation
     state = "open" if about.open else f"closed {clock_time(about.closed_at)}"
+    state += ", archived: it can only be read" if view.archived else ""
     out.print(f"[bold]{about.reference}[/bold]  {escape(about.subject)}  ({state}; {about.id})")
     out.print(f"  customer      {escape(view.customer.name or '(no name)')}  {view.customer.id}")
     for name, side in (("customer's side", view.customer_side), ("agent's side", view.agent_side)):

@@ -3,8 +3,10 @@
 from channels.messages import Address as DomainAddress
 from health.report import EndpointId
 from router import switchboard
+from router.domain.ids import read_reference
 from router.web import models, models_people
 from router.web.models_people import Nothing
+from router.web.problems import Problem
 from router.web.routes import Call
 
 
@@ -74,6 +76,8 @@ async def agents(call: Call[Nothing, Nothing]) -> models_people.Agents:
 async def conversations(call: Call[Nothing, models.ConversationQuery]) -> models.Conversations:
     """A page of them, who waits longest first."""
     query = call.query
+    if query.archived:
+        return await _archived_conversations(call)
     page = await call.switchboard.conversations(
         open_only=query.open_only,
         customer_id=query.customer_id,
@@ -81,6 +85,18 @@ async def conversations(call: Call[Nothing, models.ConversationQuery]) -> models
         cursor=query.cursor,
         limit=query.limit,
     )
+    items = tuple(models.Conversation.of(view, private=call.private) for view in page.items)
+    return models.Conversations(items=items, next_cursor=page.next_cursor)
+
+
+async def _archived_conversations(call: Call[Nothing, models.ConversationQuery]) -> models.Conversations:
+    query = call.query
+    if query.text and call.private:
+        raise Problem(403, "role", "Your key sees nothing of what was said, so it cannot search it.")
+    sought = switchboard.Sought(
+        query.customer_id or "", read_reference(query.reference), query.assignee or "", query.text
+    )
+    page = await call.switchboard.archived_conversations(sought, cursor=query.cursor, limit=query.limit)
     items = tuple(models.Conversation.of(view, private=call.private) for view in page.items)
     return models.Conversations(items=items, next_cursor=page.next_cursor)
 
@@ -105,7 +121,8 @@ async def open_conversation(call: Call[models.NewConversation, Nothing]) -> mode
 
 async def conversation(call: Call[Nothing, Nothing]) -> models.Conversation:
     """One conversation, by its id or its reference."""
-    return _shown(await call.switchboard.conversation(call.path["conversation_id"]), private=call.private)
+    view = await call.switchboard.conversation(call.path["conversation_id"], archived_too=True)
+    return _shown(view, private=call.private)
 
 
 async def change_conversation(call: Call[models.ConversationChange, Nothing]) -> models.Conversation:
@@ -158,10 +175,11 @@ async def decisions(call: Call[Nothing, Nothing]) -> models.Journal:
 
 async def transcript(call: Call[Nothing, models.TranscriptQuery]) -> models.Messages:
     """Both directions, in order, attempts included."""
-    found = await call.switchboard.transcript(
+    found = await call.switchboard.transcript_part(
         call.path["conversation_id"], after_sequence=call.query.after, limit=call.query.limit
     )
-    return models.Messages(items=tuple(models.Message.of(message) for message in found))
+    items = tuple(models.Message.of(message) for message in found.messages)
+    return models.Messages(items=items, archived=found.archived)
 
 
 async def send_message(call: Call[models.NewMessage, Nothing]) -> models.SentMessage:

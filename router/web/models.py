@@ -94,6 +94,8 @@ class Conversation(Model):
     home: str
     customer_side: Side
     agent_side: Side
+    archived: bool
+    """It is closed for good: it can be read, and nothing else. `GET /v1/conversations?archived=true` finds it."""
 
     @classmethod
     def of(cls, view: ConversationView, *, private: bool) -> Self:
@@ -121,6 +123,7 @@ class Conversation(Model):
             home=one.home,
             customer_side=Side.of(view.customer_side, private=private),
             agent_side=Side.of(view.agent_side, private=private),
+            archived=view.archived,
         )
 
 
@@ -135,10 +138,22 @@ class ConversationQuery(Model):
     """Which conversations."""
 
     open_only: bool = True
+    archived: bool = False
+    """Archived ones instead, closed last first."""
+    reference: Word = ""
+    """Only with `archived`."""
+    text: Word = ""
+    """Only with `archived`: words that one message must all have, in any order; case and accents do not matter."""
     customer_id: Word | None = None
     assignee: Word | None = None
     cursor: Annotated[str, Line, Field(max_length=500)] | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 50
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        if (self.reference or self.text) and not self.archived:
+            raise ValueError("reference and text need archived=true; GET /v1/conversations/REFERENCE finds any")
+        return self
 
 
 class NewConversation(Model):
@@ -326,6 +341,8 @@ class Messages(Model):
     """Part of a transcript, both directions, in order."""
 
     items: tuple[Message, ...]
+    archived: bool
+    """It was read from the archive."""
 
 
 class TranscriptQuery(Model):

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from channels.errors import LocalFault
 from router.api_keys import KeysUnavailable
-from router.switchboard import Conflict, Invalid, NotFound, StoreUnavailable, SwitchboardError
+from router.switchboard import (
+    ArchiveUnavailable,
+    Conflict,
+    Invalid,
+    NotFound,
+    StoreUnavailable,
+    SwitchboardError,
+)
 
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,9 +51,11 @@ class Problem(Exception):
 
 
 REASONS: Mapping[str, str] = {
+    "archive_unavailable": "The archive does not answer; what is not archived goes on.",
     "bad_json": "The body is not JSON.",
     "bad_request": "The request is malformed.",
     "console_token": "A request with the console's cookie lacks its X-CSRF-Token.",
+    "conversation_archived": "The conversation is archived: it can be read, and nothing else.",
     "conversation_closed": "The conversation is closed: it takes no more messages until the customer writes again.",
     "idempotency_key_missing": "This request needs an Idempotency-Key header.",
     "internal": "Our fault; the request id finds it in the log.",
@@ -102,7 +111,12 @@ def invalid(error: ValidationError) -> Problem:
 
 def problem_of(error: SwitchboardError) -> Problem:
     """The switchboard's error as an answer."""
-    statuses: tuple[tuple[type[SwitchboardError], int], ...] = ((NotFound, 404), (Conflict, 409), (Invalid, 422))
+    statuses: tuple[tuple[type[SwitchboardError], int], ...] = (
+        (NotFound, 404),
+        (Conflict, 409),
+        (Invalid, 422),
+        (ArchiveUnavailable, 503),
+    )
     status = next((status for kind, status in statuses if isinstance(error, kind)), 500)
     return Problem(status, error.reason, error.words)
 

@@ -101,7 +101,7 @@ function Head({ view, change, close }) {
           ? view.waiting_since
             ? html`<span class="waits">waits <${Since} at=${view.waiting_since} /></span>`
             : null
-          : html`<span class="tag">closed</span>`}
+          : html`<span class="tag">${view.archived ? "archived" : "closed"}</span>`}
       </p>
     </div>
     ${mayTalk.value && view.open
@@ -138,5 +138,7 @@ export function Conversation({ id }) {
       ? html`<${Transcript} said=${said || []} view=${view} changed=${refresh} />`
       : html`<p class="hint pad">Your role sees where a conversation is, not what is said in it.</p>`}
     ${mayTalk.value && view.open ? html`<${Reply} view=${view} path=${path} sent=${refresh} />` : null}
-    ${view.open ? null : html`<p class="closed-note" role="status">This conversation is closed. The customer can reopen it by writing.</p>`}`;
+    ${view.open ? null : html`<p class="closed-note" role="status">${view.archived
+      ? "This conversation is archived: it can only be read. If the customer answers it, a new one begins that names it."
+      : "This conversation is closed. The customer can reopen it by writing."}</p>`}`;
 }
