@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import aiohttp
 from pydantic import Field, SecretStr, field_validator
+from yarl import URL
 
 from channels.contract import EndpointSettings
 from channels.errors import (
@@ -179,8 +180,7 @@ class TwilioAccount:
         async with self._tools.http.request(
             method,
             self._base + path,
-            # Encoded here: the client's own form object costs as much again as sending does.
-            data=None if form is None else urlencode(form).encode(),
+            data=None if form is None else encode_form(form),
             headers={**self.authorization(), "Accept": "application/json"} | (FORM_HEADER if form is not None else {}),
             timeout=_TIMEOUT,
             allow_redirects=False,
@@ -262,6 +262,11 @@ def refusal(answer: Answer) -> SendFailed:
     else:
         failure = MessageRejected(reason, f"Twilio does not take this message (HTTP {status}, error {code})")
     return failure
+
+
+def encode_form(form: Mapping[str, str]) -> bytes:
+    """A form as it goes over the wire, encoded in C: the client's own form object costs as much again as sending does."""
+    return URL.build(query=form).raw_query_string.encode()
 
 
 async def read_bounded(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

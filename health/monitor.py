@@ -21,7 +21,7 @@ from health.watch import PROBE_TIMEOUT, EndpointWatch, MonitorTarget
 from health.workers import WorkerWatch
 
 STEP_S = 0.25
-BATCH = 1000
+BATCH = 100
 BATCHES_MAX = 20
 """Of evidence in one step; the rest waits for the next, so that probes and ticks are not starved."""
 STALE_S = 60.0
@@ -220,9 +220,10 @@ class Monitor:
             entries = await self._board.read_evidence(self._cursor, BATCH)
             redis_s = self._clock.monotonic() - asked if len(entries) < BATCH else 0.0
             self._doubt.notice(now, lag_s=lag_s, redis_s=redis_s, control_failed=self._control_failed(now))
-            for entry_id, evidence in entries:
+            for entry_id, pieces in entries:
                 self._cursor = entry_id
-                changed += self._observe(evidence, now)
+                for evidence in pieces:
+                    changed += self._observe(evidence, now)
             if len(entries) < BATCH:
                 break
         return changed

@@ -1,7 +1,7 @@
 """What the board keeps, as values and as JSON text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -61,28 +61,33 @@ def fresh(record: StatusRecord, now: float, within_s: float = 60.0) -> StatusRec
     return replace(record, status=Status.UNKNOWN, reason="no_supervisor", share=1.0)
 
 
-def evidence_to_json(evidence: Evidence) -> str:
-    """Compact: a list in the order of the fields."""
+def evidence_to_json(evidence: Sequence[Evidence]) -> str:
+    """Compact: a list for each piece, in the order of the fields."""
     return json.dumps(
         [
-            evidence.endpoint,
-            evidence.direction,
-            evidence.verdict,
-            evidence.witness,
-            evidence.at,
-            evidence.token[:TOKEN_MAX],
-            evidence.reason[:REASON_MAX],
-            evidence.latency_s,
-            evidence.worker[:TOKEN_MAX],
+            [
+                one.endpoint,
+                one.direction,
+                one.verdict,
+                one.witness,
+                one.at,
+                one.token[:TOKEN_MAX],
+                one.reason[:REASON_MAX],
+                one.latency_s,
+                one.worker[:TOKEN_MAX],
+            ]
+            for one in evidence
         ],
         separators=(",", ":"),
     )
 
 
-def evidence_from_json(text: str | bytes) -> Evidence:
+def evidence_from_json(text: str | bytes) -> list[Evidence]:
     """Read back what `evidence_to_json` wrote."""
-    endpoint, direction, verdict, witness, *rest = json.loads(text)
-    return Evidence(EndpointId(endpoint), Direction(direction), Verdict(verdict), Witness(witness), *rest)
+    return [
+        Evidence(EndpointId(endpoint), Direction(direction), Verdict(verdict), Witness(witness), *rest)
+        for endpoint, direction, verdict, witness, *rest in json.loads(text)
+    ]
 
 
 def report_to_json(report: Report) -> str:

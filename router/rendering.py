@@ -93,7 +93,7 @@ async def render(core: Core, leased: Leased) -> OutboundMessage:
         to=leased.address,
         content=core.wording.render_for(capabilities, content, matter, manner),
         matter=matter,
-        reply_token="" if leased.hidden else core.reply_token(leased.conversation_id),
+        reply_token=core.reply_token(leased.conversation_id) if _is_whole(leased, capabilities.channel) else "",
         possible_duplicate=leased.possible_duplicate,
         late=leased.late,
         created_at=leased.created_at,
@@ -102,10 +102,15 @@ async def render(core: Core, leased: Leased) -> OutboundMessage:
     )
 
 
+def _is_whole(leased: Leased, channel: Channel) -> bool:
+    """Mail quotes what was said, the phone reads it aloud, and both carry a reply token."""
+    return channel in {Channel.EMAIL, Channel.PHONE} and not leased.hidden
+
+
 async def _matter_for(core: Core, leased: Leased, channel: Channel) -> Matter:
-    """Mail quotes and the phone reads aloud; chat and SMS need little, and get it without another round trip."""
+    """Chat and SMS need little, and get it without another round trip."""
     locale = leased.locale or core.settings.default_locale
-    if channel in {Channel.EMAIL, Channel.PHONE} and not leased.hidden:
+    if _is_whole(leased, channel):
         matter = await gather_matter(core, leased.conversation_id, side=leased.side)
         if matter is not None:
             return matter

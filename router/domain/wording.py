@@ -194,7 +194,9 @@ class Wording:
         safe = {name: _safe(value) for name, value in values.items()}
         safe["organisation"] = _safe(self.organisation)
         try:
-            return clean_text(self._template(locale, key).render(safe))
+            template = self._template(locale, key)
+            # As `render` does, but for a copy of the environment's globals: no text may use one, and it costs the most.
+            return clean_text("".join(template.root_render_func(template.new_context(safe, shared=True))))
         except Exception as error:  # a template is somebody's code: whatever it raises is a fault of the text
             wrong = f"cannot be filled in ({error})"
             raise WordingError(f"{locale}.toml", key, wrong, "Compare it with the packaged text.") from error

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from twilio.request_validator import RequestValidator
 
@@ -409,6 +411,15 @@ async def test_a_name_that_does_not_resolve_is_our_own_fault() -> None:
             await adapter.send(message())
         with pytest.raises(LocalFault):
             await adapter.probe()
+
+
+_WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@given(st.dictionaries(st.sampled_from(["To", "Body", "StatusCallback"]), _WORDS, min_size=1))
+def test_a_form_says_on_the_wire_what_was_put_in(form: dict[str, str]) -> None:
+    """Whatever the words: read back by another decoder."""
+    assert parse_qsl(twilio.encode_form(form).decode("ascii"), keep_blank_values=True) == list(form.items())
 
 
 async def test_the_stand_in_refuses_whom_twilio_refuses(house: House) -> None:

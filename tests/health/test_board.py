@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import redis.asyncio
 
-from health.board import BEGINNING, Board, LeaseLost
+from health.board import BEGINNING, PIECES_MAX, Board, LeaseLost
 from health.incident import IncidentEvent, IncidentState, open_incident
 from health.records import Freeze, StatusRecord, fresh
 from health.report import Direction, EndpointId, Evidence, Report, Status, Transition, Verdict, Witness
@@ -23,13 +23,14 @@ def down(name="sms/acme", at=100.0):
 
 
 async def test_evidence_is_read_in_order_and_only_once(board):
-    """After an id, up to a count, as it was recorded."""
-    said = [evidence(number, latency_s=0.25, worker="w1") for number in range(5)]
+    """After an id, up to a count of entries, as it was recorded."""
+    said = [evidence(number, latency_s=0.25, worker="w1") for number in range(3 * PIECES_MAX + 1)]
     await board.record(said)
     await board.record([])
     first = await board.read_evidence(BEGINNING, 3)
     rest = await board.read_evidence(first[-1][0], 100)
-    assert [item for _, item in first + rest] == said
+    assert [len(pieces) for _, pieces in first + rest] == [PIECES_MAX] * 3 + [1]
+    assert [one for _, pieces in first + rest for one in pieces] == said
     assert await board.read_evidence(rest[-1][0], 100) == []
 
 
@@ -39,7 +40,7 @@ async def test_a_reader_waits_for_the_first_piece(board, redis_url):
     waiting = asyncio.create_task(Board(other).read_evidence(BEGINNING, 10, block_ms=5000))
     await asyncio.sleep(0)
     await board.record([evidence(1)])
-    assert [item for _, item in await waiting] == [evidence(1)]
+    assert [pieces for _, pieces in await waiting] == [[evidence(1)]]
     await other.aclose()
 
 
@@ -47,7 +48,7 @@ async def test_evidence_is_bounded(board, redis_client, monkeypatch):
     """The stream is trimmed as it grows."""
     monkeypatch.setattr("health.board.EVIDENCE_MAX", 1000)
     for _ in range(30):
-        await board.record([evidence(number) for number in range(100)])
+        await board.record([evidence(number) for number in range(100 * PIECES_MAX)])
     assert await redis_client.xlen(board.key("evidence")) <= 1200
 
 
