@@ -265,7 +265,7 @@ def refusal(answer: Answer) -> SendFailed:
 
 
 def encode_form(form: Mapping[str, str]) -> bytes:
-    """A form as it goes over the wire, encoded in C: the client's own form object costs as much again as sending does."""
+    """A form as it goes over the wire, encoded in C: the client's own form object costs as much as sending does."""
     return URL.build(query=form).raw_query_string.encode()
 
 
