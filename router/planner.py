@@ -141,8 +141,9 @@ class Planner:
     async def _decide(
         self, facts: SideFacts, views: tuple[EndpointView, ...], now: float
     ) -> tuple[Rebind | Park | Fail, Decision]:
-        for endpoint, where, outcome, _ in facts.not_here:
-            if outcome == "unreachable" and facts.side is SideName.CUSTOMER and not facts.hidden:
+        news = () if facts.head_waited or facts.hidden else facts.not_here  # else each look would mark it for longer
+        for endpoint, where, outcome, _ in news:
+            if outcome == "unreachable" and facts.side is SideName.CUSTOMER:
                 await self.core.people.mark_unreachable(facts.customer_id, where, now + UNREACHABLE_S)
                 log.info("binding.unreachable", conversation=facts.conversation_id, endpoint=endpoint)
         bindings = await people_of(self.core, facts)

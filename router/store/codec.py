@@ -114,7 +114,7 @@ class SideFacts:
     head_length: int
     head_content: Content | None
     not_here: tuple[tuple[EndpointId, str, str, str], ...]
-    """(endpoint, place, outcome, reason) where this message was refused."""
+    """(endpoint, place, outcome, reason) where this message was refused, or nobody was there for the notice before it."""
     head_waited: bool
     """It was parked since it was last refused."""
 
@@ -306,7 +306,7 @@ def load_leased(text: str) -> Leased:
 def load_facts(text: str) -> SideFacts:
     """What plan.lua and affected.lua answer for one side."""
     row = json.loads(text)
-    refused = json.loads(row["mna"]) if row.get("mna") else []
+    refused = [*json.loads(row.get("mna") or "[]"), *json.loads(row.get("nna") or "[]")]
     body = row.get("mb")
     return SideFacts(
         conversation_id=row["c"],

@@ -99,6 +99,12 @@ class Desk:
         self.customer, self.message = made.id, sent.message_id
         return str(sent.conversation_id)
 
+    async def say(self, text: str) -> None:
+        """The agent writes."""
+        conversation = (await self.said()).conversation_id
+        said = {"author": "a0-1", "author_name": "Ada", "idempotency_key": text}
+        self.message = (await self.runtime.switchboard.send(conversation, text=text, **said)).message_id
+
     async def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds * 4)):
             self.clock.at += 0.25
@@ -114,7 +120,7 @@ class Desk:
 
     async def verdicts(self) -> list[Verdict]:
         await self.runtime.desk.flush()
-        return [one.verdict for _, one in await self.runtime.board.read_evidence("0-0", 100)]
+        return [one.verdict for _, pieces in await self.runtime.board.read_evidence("0-0", 100) for one in pieces]
 
 
 @pytest.fixture
@@ -179,3 +185,84 @@ async def test_a_fault_of_ours_when_it_may_have_been_taken_is_unknown(
     assert unsure.reason == reason
     assert len(desk.vendors[MAIL].taken) == 1
     assert await desk.verdicts() == []
+
+
+async def test_a_notice_that_finds_nobody_leads_the_conversation_on_as_a_message_does(desk: Desk) -> None:
+    """One try at the dead number: the binding is marked, and what waits goes where the customer can be reached."""
+    conversation = await desk.open(MAILBOX, NUMBER)
+    await desk.pass_time(1)
+    desk.vendors[SMS].nobody_there = True
+    await desk.runtime.switchboard.move_customer_side(conversation, endpoint=SMS, who="a0-1", why="asked for")
+    await desk.say("Are you there?")
+    await desk.pass_time(2)
+    assert desk.vendors[SMS].tries == 1
+    assert [one.content.text for one in desk.vendors[MAIL].taken if one.kind == "message"][1:] == ["Are you there?"]
+    customer = await desk.runtime.switchboard.customer(desk.customer)
+    marked = {one.address: one.unreachable_until > desk.clock.at for one in customer.bindings}
+    assert marked == {MAILBOX: False, NUMBER: True}
+
+
+async def test_a_notice_that_finds_nobody_anywhere_ends_and_so_does_what_waits(desk: Desk) -> None:
+    """No other address is left: the agent is told at once, nothing is tried again and again."""
+    conversation = await leave_only_a_dead_number(desk)
+    await desk.say("Are you there?")
+    await desk.pass_time(5)
+    said = await desk.said()
+    assert (said.state, said.reason) == (MessageState.FAILED, "unreachable")
+    assert desk.vendors[SMS].tries == 1
+    side = (await desk.runtime.switchboard.conversation(conversation)).customer_side
+    assert (side.queued, side.notice_due) == (0, False)
+
+
+async def test_a_notice_alone_that_finds_nobody_ends_visibly(desk: Desk) -> None:
+    """Nothing waits behind it: it has failed, once."""
+    conversation = await leave_only_a_dead_number(desk)
+    await desk.pass_time(5)
+    side = (await desk.runtime.switchboard.conversation(conversation)).customer_side
+    assert not side.notice_due
+    told = [one for one in await desk.runtime.switchboard.transcript(conversation) if one.kind == "notice"]
+    assert [(one.state, one.reason) for one in told] == [(MessageState.FAILED, "unreachable")]
+    assert desk.vendors[SMS].tries == 1
+
+
+async def leave_only_a_dead_number(desk: Desk) -> str:
+    """A conversation that moves from mail, which the customer takes back, to a number that nobody has."""
+    conversation = await desk.open(MAILBOX, NUMBER)
+    await desk.pass_time(1)
+    desk.vendors[SMS].nobody_there = True
+    await desk.runtime.switchboard.move_customer_side(conversation, endpoint=SMS, who="a0-1", why="asked for")
+    await desk.runtime.switchboard.remove_binding(desk.customer, MAILBOX)
+    return conversation
+
+
+@pytest.mark.parametrize("mail", ["dead", "refused"])
+async def test_an_address_is_marked_once_and_not_for_longer_with_each_look(desk: Desk, mail: str) -> None:
+    """What waits is looked at again and again; once the customer says that the number is right, it is used."""
+    conversation = await desk.open(MAILBOX, NUMBER)
+    await desk.pass_time(1)
+    for vendor in desk.vendors.values():
+        vendor.nobody_there = True
+    await desk.runtime.switchboard.move_customer_side(conversation, endpoint=SMS, who="a0-1", why="asked for")
+    if mail == "refused":
+        refused = Binding(MAILBOX, verified=True, consent=False)
+        await desk.runtime.switchboard.set_binding(desk.customer, refused)
+    await desk.say("Are you there?")
+    await desk.pass_time(2)
+    assert (await desk.said()).state is MessageState.PARKED
+    first = await marks(desk)
+    assert set(first) == {NUMBER, *([MAILBOX] if mail == "dead" else [])}
+    await desk.pass_time(70)
+    assert await marks(desk) == first
+    assert desk.vendors[SMS].tries == 1
+    desk.vendors[SMS].nobody_there = False
+    await desk.runtime.switchboard.set_binding(desk.customer, Binding(NUMBER, verified=True))
+    await desk.pass_time(1)
+    heard = [one.content.text for one in desk.vendors[SMS].taken if one.kind == "message"]
+    assert len(heard) == 1
+    assert heard[0].startswith("Are you there?")
+
+
+async def marks(desk: Desk) -> dict[Address, float]:
+    """Which of the customer's addresses are unreachable, until when."""
+    bindings = (await desk.runtime.switchboard.customer(desk.customer)).bindings
+    return {one.address: one.unreachable_until for one in bindings if one.unreachable_until > desk.clock.at}

@@ -4,12 +4,22 @@
 --          ep endpoint, ad address, r reason, nt notice {id, ...} or nil, hd hold after an unknown attempt's end in ms or -1,
 --          auto 0/1 (counts as an automatic move), incident
 --          or park until in ms, r reason
---          or fail 1, m message, r reason: nothing will ever carry it, if it still is the head; its sender is told
+--          or fail 1, m message, r reason: nothing will ever carry it, if it still is the head; its sender is told.
+--          m '': nothing waits but a notice, and nobody is there to be told
 -- Answers  a list: 'ok', 'epoch' (somebody else was faster), 'missing'
 -- Guarantees  the expected epoch loses against a newer one; a live lease is never broken: its attempt settles or runs out
 --          first, and the message is leased at the new endpoint only then. Ids and context stay (hash before = after).
 
 local PARK_LEAST_MS = 1000
+
+-- Nobody can be told: it has ended, and so has whatever it was to speak for.
+local function fail_notice(S, reason)
+  if redis.call('HGET', P .. 'm:' .. S.nd.id, 'st') == 'queued' then
+    set_state(S.nd.id, 'failed', reason)
+    journal('message.changed', S.c, S.nd.id, S.ep, {st = 'failed', r = reason, s = S.s})
+  end
+  drop_notice(S)
+end
 
 local function rebind(B)
   local S = load_side(B.c, B.s)
@@ -18,9 +28,9 @@ local function rebind(B)
   run_out(S)
   if B.fail == 1 then
     local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
-    if head == B.m and S.t == '' then
-      finish_head(S, head, 'failed', B.r)
-      if S.nd then drop_notice(S) end
+    if (head or '') == B.m and S.t == '' then
+      if head then finish_head(S, head, 'failed', B.r) end
+      if S.nd then fail_notice(S, B.r) end
     end
     want_plan(S, redis.call('LLEN', P .. 'q:' .. S.id) > 0 and S.w or '')
     place(S)
@@ -41,6 +51,10 @@ local function rebind(B)
         redis.call('HSET', P .. 'm:' .. head, 'pu', int(B.park)) -- it stays in doubt, but it has waited
       end
     end
+    if S.nd and S.nd.na then -- it has waited: by then somebody may be there, and the person's bindings know better
+      S.nd.na = nil
+      save_notice(S)
+    end
     want_plan(S, B.r)
     hold(S, B.park)
     place(S)
@@ -48,6 +62,7 @@ local function rebind(B)
   end
   local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
   local from = S.ep
+  if B.nt and S.nd then B.nt.na = S.nd.na end
   begin_leg(S, B.ep, B.ad, B.r, B.nt)
   if S.t ~= '' and B.hd >= 0 then redis.call('HSET', S.key, 'hc', int(B.hd)) end
   free_head(S)

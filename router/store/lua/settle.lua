@@ -46,6 +46,16 @@ end
 -- Not here: the planner looks for another way.
 local function exclude(S, O, At)
   local key = P .. 'm:' .. O.m
+  if S.nd and S.nd.id == O.m then
+    -- Nobody there for a notice is nobody there for what waits behind it, and for the notice that replaces this one.
+    local gone = S.nd.na or {}
+    if O.o == 'unreachable' and #gone < 20 then gone[#gone + 1] = {ep = At.ep, ad = At.ad, o = O.o, r = O.r} end
+    S.nd.na = #gone > 0 and gone or nil
+    local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
+    if head then redis.call('HDEL', P .. 'm:' .. head, 'pu') end -- refused anew: not parked since
+    want_plan(S, O.o)
+    return
+  end
   local na = redis.call('HGET', key, 'na')
   local list = na and cjson.decode(na) or {}
   if #list < 20 then list[#list + 1] = {ep = At.ep, ad = At.ad, o = O.o, r = O.r} end

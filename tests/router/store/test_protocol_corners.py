@@ -49,6 +49,36 @@ async def test_a_side_whose_notice_waits_is_looked_at_when_the_notice_may_go_and
     assert await desk.lease(SMS) == [] and await due_at(desk) > desk.now
 
 
+async def test_where_nobody_was_there_for_a_notice_is_known_to_what_waits_and_to_the_next_notice(desk):
+    """Or two dead addresses would be tried in turn for ever."""
+    await desk.open()
+    await desk.say("one")
+    await desk.move()
+    (first,) = await desk.lease(SMS)
+    await desk.settle(first, "unreachable", reason="no_such_user")
+    (facts,) = await desk.store.plan(0, 10)
+    assert facts.why == "unreachable"
+    assert facts.not_here == ((SMS, "sms:+15550100", "unreachable", "no_such_user"),)
+    await desk.move(place="sms:+15550177")
+    (second,) = await desk.lease(SMS)
+    assert second.kind is Kind.NOTICE
+    await desk.settle(second, "unreachable", reason="no_such_user")
+    desk.advance(6)
+    (facts,) = await desk.store.plan(0, 10)
+    assert [one[1] for one in facts.not_here] == ["sms:+15550100", "sms:+15550177"]
+
+
+async def test_a_notice_whose_words_are_refused_says_nothing_of_where_it_was(desk):
+    """The message behind it may well be taken there."""
+    await desk.open()
+    await desk.say("one")
+    await desk.move()
+    (notice,) = await desk.lease(SMS)
+    await desk.settle(notice, "rejected", reason="content")
+    (facts,) = await desk.store.plan(0, 10)
+    assert (facts.why, facts.not_here) == ("rejected", ())
+
+
 async def test_an_unknown_message_that_expired_is_looked_at_when_its_hold_ends_and_not_all_the_time(desk):
     await desk.open()
     message = await desk.say("one", expires_in=10)
