@@ -2,18 +2,24 @@
 
 import structlog
 
-from channels.messages import Accepted, ReceiptEvent, ReceiptState
+from channels.messages import Accepted, Channel, ReceiptEvent, ReceiptState
 from health.report import Direction, Evidence, Verdict, Witness
 from router.core import Core
 from router.evidence_desk import EvidenceDesk
 from router.store.control import EarlyReceipt
 from router.store.store import read_token
+from router.telemetry import RECEIPTS_REFUSED
+
+MAILBOXES = f"{Channel.EMAIL}/"
 
 log = structlog.get_logger()
 
 
 async def take_receipt(core: Core, desk: EvidenceDesk, event: ReceiptEvent) -> Accepted:
     """Let an attempt know what its provider says of it now; one that names none of ours changes nothing.
+
+    Nor does one that names another endpoint's attempt: whoever holds one vendor's credentials must not end what
+    another one took. Bounces alone may come in elsewhere, at any mailbox of ours, with the attempt's own token.
 
     Raises:
         StoreUnavailable: nothing was promised; deliver it again.
@@ -28,8 +34,18 @@ async def take_receipt(core: Core, desk: EvidenceDesk, event: ReceiptEvent) -> A
         log.info("receipt.unmatched", endpoint=event.endpoint, state=event.state)
         return Accepted()
     verdict, conversation_id, state = await core.store.receipt(
-        token, event.state, reason=event.reason, permanent=event.permanent, final=event.final
+        token,
+        event.state,
+        reason=event.reason,
+        permanent=event.permanent,
+        final=event.final,
+        by=event.endpoint,
+        kin=MAILBOXES if event.token and event.endpoint.startswith(MAILBOXES) else "",
     )
+    if verdict == "foreign":
+        RECEIPTS_REFUSED.labels(event.endpoint).inc()
+        log.warning("receipt.refused", endpoint=event.endpoint, message=read_token(token)[0], state=event.state)
+        return Accepted()
     if verdict == "ok" and event.state in {ReceiptState.DELIVERED, ReceiptState.READ}:
         desk.say(Evidence(event.endpoint, Direction.OUT, Verdict.OK, Witness.RECEIPT, core.clock.now(), token=token))
     log.info("receipt.taken", endpoint=event.endpoint, state=event.state, verdict=verdict, message_state=state)

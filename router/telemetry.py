@@ -35,6 +35,11 @@ ATTEMPT_SECONDS = Histogram(
 REBINDS = Counter("throughline_rebinds", "Legs moved.", ["endpoint", "reason"])
 TRANSITIONS = Counter("throughline_transitions", "Statuses changed.", ["endpoint", "direction", "status"])
 REPAIRS = Counter("throughline_repairs", "What the store had to put right: each is a bug to be found.")
+RECEIPTS_REFUSED = Counter(
+    "throughline_receipts_refused",
+    "Receipts of an endpoint for another endpoint's attempt: nothing was changed.",
+    ["endpoint"],
+)
 SPOOLED = Counter("throughline_spooled", "What Redis could not take and our own disk did.", ["kind"])
 LOOP_LAG_SECONDS = Gauge("throughline_loop_lag_seconds", "Event-loop lag.", ["role"], multiprocess_mode="max")
 ENDPOINT_STATUS = Gauge(

@@ -259,26 +259,32 @@ class Store(Reading):
         permanent: bool = False,
         final: bool = True,
         resend: bool = True,
+        by: EndpointId | None = None,
+        kin: str = "",
     ) -> tuple[str, str, str]:
-        """Record a later word about an attempt: (`ok` | `old` | `missing`, conversation id, message state).
+        """Record a later word about an attempt: (`ok` | `old` | `foreign` | `missing`, conversation id, message state).
+
+        `by` is the endpoint that says so, None: we ourselves. Of another endpoint's attempt nothing is changed
+        (`foreign`, and the journal says so), unless that one's id begins with `kin`.
 
         Raises:
             ValueError: the token is not one of ours.
         """
         message_id, number = read_token(token)
-        answer = await self._run(
-            "receipt",
-            shard_of(message_id),
-            {
-                "m": message_id,
-                "n": number,
-                "st": state,
-                "r": reason[:200],
-                "perm": int(permanent),
-                "final": int(final),
-                "resend": int(resend),
-            },
-        )
+        argument: dict[str, Any] = {
+            "m": message_id,
+            "n": number,
+            "st": state,
+            "r": reason[:200],
+            "perm": int(permanent),
+            "final": int(final),
+            "resend": int(resend),
+        }
+        if by is not None:
+            argument["by"] = by
+        if kin:
+            argument["kin"] = kin
+        answer = await self._run("receipt", shard_of(message_id), argument)
         return answer[0], answer[1], answer[2]
 
     async def plan(self, shard: int, count: int) -> list[SideFacts]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
-from channels.messages import About, Accepted, Address, Channel, InboundMessage, Kind
+from channels.messages import About, Accepted, Address, Channel, InboundMessage, Kind, ReceiptEvent, ReceiptState
 from health.report import EndpointId
 from router.core import Invalid
 from router.domain.conversation import Binding, Message, SideName
+from router.receipts import take_receipt
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
 from router.store.store import LeaseTerms, Settlement
@@ -291,3 +293,41 @@ async def test_merged_customers_keep_what_is_open_begin_anew_as_one_and_can_be_p
     await board.unmerge_customer(loser.id)
     assert [one.address for one in (await board.customer(winner.id)).bindings] == [mail]
     assert (await board.customer(loser.id)).alias_of == ""
+
+
+async def sent_at(runtime: Runtime, endpoint: EndpointId, address: Address) -> tuple[str, str]:
+    """A message of ours that an endpoint took: its id and its attempt's token."""
+    bindings = [Binding(address, verified=True)]
+    ann = await runtime.switchboard.create_customer(name="Ann", locale="en", bindings=bindings)
+    sent = await runtime.switchboard.open_conversation(
+        ann.id, subject="", text="Hi", author="a", author_name="A", idempotency_key=str(address)
+    )
+    (leased,) = await runtime.core.store.lease(endpoint, "w", 1, TERMS)
+    end = Settlement(leased.conversation_id, leased.side, leased.message_id, leased.number, leased.fence, "sent")
+    await runtime.core.store.settle(0, [end])
+    return sent.message_id, leased.token
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address", "by", "becomes"),
+    [
+        pytest.param(SMS, NUMBER, SMS, "queued", id="its own: it is to go out elsewhere"),
+        pytest.param(SMS, NUMBER, CHAT, "sent", id="another channel's"),
+        pytest.param(SMS, NUMBER, EndpointId("sms/other"), "sent", id="another vendor's"),
+        pytest.param(SMS, NUMBER, MAIL, "sent", id="a mailbox's, of a text message"),
+        pytest.param(MAIL, AGENT, EndpointId("email/bounces"), "queued", id="a bounce at another mailbox"),
+    ],
+)
+async def test_an_endpoint_says_nothing_of_another_endpoints_attempts(
+    runtime: Runtime, endpoint: EndpointId, address: Address, by: EndpointId, becomes: str
+) -> None:
+    """Whoever holds one vendor's credentials, and a token, ends nothing that another vendor took."""
+    message, token = await sent_at(runtime, endpoint, address)
+    refused = REGISTRY.get_sample_value("throughline_receipts_refused_total", {"endpoint": by}) or 0.0
+    event = ReceiptEvent(endpoint=by, state=ReceiptState.UNDELIVERED, at=runtime.clock.now(), token=token)
+    await take_receipt(runtime.core, runtime.desk, event)
+    assert (await runtime.switchboard.message(message)).state == becomes
+    journal = [row for _, row in await runtime.core.store.journal_last(0, 100) if row["k"] == "receipt.refused"]
+    count = (REGISTRY.get_sample_value("throughline_receipts_refused_total", {"endpoint": by}) or 0.0) - refused
+    assert (len(journal), count) == ((1, 1.0) if becomes == "sent" else (0, 0.0))
+    assert not journal or (journal[0]["ep"], journal[0]["m"]) == (by, message)

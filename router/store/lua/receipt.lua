@@ -1,15 +1,20 @@
 -- receipt: a later word about an attempt.
 --
 -- ARGV[2]  JSON: m message, n attempt number, st sent|delivered|read|undelivered|unconfirmed, r reason, perm 0/1, final 0/1,
---          at in ms, resend 0/1: an undelivered message may go out on the next binding
--- Answers  {'ok' | 'old' | 'missing', conversation, message state}
--- Guarantees  receipts only move up, each belongs to its attempt; `unknown` becomes `sent` unless another attempt is open.
+--          at in ms, resend 0/1: an undelivered message may go out on the next binding,
+--          by the endpoint that says so or nil: ourselves, kin what ids of endpoints begin with that it may speak for
+-- Answers  {'ok' | 'old' | 'foreign' | 'missing', conversation, message state}
+-- Guarantees  an endpoint says nothing of another's attempts; receipts only move up, each belongs to its attempt; `unknown` becomes `sent` unless another attempt is open.
 
 local A = cjson.decode(ARGV[2])
 local M = redis.call('HMGET', P .. 'm:' .. A.m, 'c', 's', 'st')
 if not M[1] then return {'missing', '', ''} end
 local At = read_attempt(A.m, A.n)
 if not At then return {'missing', M[1], M[3]} end
+if A.by and A.by ~= At.ep and not (A.kin and string.sub(At.ep, 1, #A.kin) == A.kin) then
+  journal('receipt.refused', M[1], A.m, A.by, {n = At.n, st = A.st, of = At.ep, s = M[2]})
+  return {'foreign', M[1], M[3]}
+end
 redis.call('ZREM', P .. 'aw:' .. At.ep, At.t)
 local S = load_side(M[1], M[2])
 
