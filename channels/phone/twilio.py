@@ -56,6 +56,8 @@ SAYING_TTL_S = 900.0
 ANSWERS_MAX = 20
 """Answers taken in one call."""
 SPEECH_MAX = 8_000
+TOKEN_MAX = 150
+"""Characters; ours have some 30, and what is kept of a call stands under its token."""
 
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}")
@@ -151,6 +153,8 @@ class TwilioVoiceAdapter:
         if not _CALL_SID.fullmatch(sid):
             raise WebhookRefused(400, "no_call_sid")
         token, reply_token = webhook.query.get("t", ""), webhook.query.get("r", "")
+        if len(token) > TOKEN_MAX:
+            raise WebhookRefused(400, "no_token_of_ours")
         fields = {"token": token, "reply_token": reply_token, "saying": await self._saying(token, webhook)}
         about = self._about(form, token, reply_token)
         match webhook.path.strip("/"):

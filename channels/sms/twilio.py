@@ -214,11 +214,11 @@ class TwilioSmsAdapter:
         """One medium, from Twilio alone; None if it cannot be had. The credential goes to `api_base` only."""
         timeout = aiohttp.ClientTimeout(total=seconds, connect=2.0)
         for hop in range(MEDIA_REDIRECTS_MAX + 1):
-            ours = _origin(url) == _origin(self._settings.api_base)
-            if not ours and not (hop and _is_media_host(url)):
-                return None
-            headers = self._account.authorization() if ours else {}
             try:
+                ours = _origin(url) == _origin(self._settings.api_base)
+                if not ours and not (hop and _is_media_host(url)):
+                    return None
+                headers = self._account.authorization() if ours else {}
                 async with self._tools.http.get(
                     url, headers=headers, timeout=timeout, allow_redirects=False
                 ) as response:
