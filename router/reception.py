@@ -1,5 +1,6 @@
 """Inbound: what customers, agents and vendors tell us, taken once, matched, durable before anyone is answered."""
 
+import json
 from dataclasses import dataclass, replace
 
 import structlog
@@ -8,6 +9,7 @@ from channels.messages import About, Accepted, Channel, Content, Event, InboundM
 from channels.text import opt_keyword
 from health.report import Direction, EndpointId, Evidence, Verdict, Witness
 from router.canary import took_canary
+from router.continuing import FIELD, Continued, continued_by_match, continued_by_reference
 from router.core import Core
 from router.domain.conversation import Agent, Binding, Customer, MessageClass, SideName
 from router.domain.ids import new_id, shard_of
@@ -96,7 +98,8 @@ class Reception:
             case Joins():
                 return await self._join(event, sender, match, content, key)
             case Opens():
-                return await self._open(event, sender, match.customer_id, content, key)
+                continued = await continued_by_reference(self.core, event, sender)
+                return await self._open(event, sender, match.customer_id, content, key, continued)
             case Held():
                 message = new_message(self.core, event, sender.place.shard, "", event.sender_name, content)
                 answer = await self.holding.keep(sender.place, message, key, said_hash(content))
@@ -108,7 +111,7 @@ class Reception:
         conversation_id = match.conversation_id
         conversation = await self.core.store.conversation(conversation_id)
         if conversation is None:
-            return await self._open(event, sender, None, content, key)
+            return await self._go_on(event, sender, match, content, key)
         customer = await self.core.customer_of(conversation.customer_id)
         if match.how is How.MAIL_THREAD and all(one.address != event.sender for one in customer.bindings):
             # Everybody who was copied knows the Message-ID: it files the mail, and proves nothing about its sender.
@@ -121,16 +124,43 @@ class Reception:
         await self._learn_address(event, customer)
         return self._accepted(answer, event)
 
+    async def _go_on(self, event: InboundMessage, sender: Sender, match: Joins, content: Content, key: str) -> Accepted:
+        """What it belongs to is archived: a new one begins that names it; or erased: it is matched without that."""
+        continued = await continued_by_match(self.core, event, match)
+        if continued is not None:
+            return await self._open(event, sender, continued.customer.id, content, key, continued)
+        event = replace(event, reply_token="", in_reply_to=())
+        again = match_inbound(event, await gather_facts(self.core, event, sender))
+        return await self._by_match(event, sender, again, content, key)
+
     async def _open(
-        self, event: InboundMessage, sender: Sender, customer_id: str | None, content: Content, key: str
+        self,
+        event: InboundMessage,
+        sender: Sender,
+        customer_id: str | None,
+        content: Content,
+        key: str,
+        continued: Continued | None = None,
     ) -> Accepted:
-        customer = await customer_for(self.core, event, sender, customer_id)
+        if continued is not None:
+            customer = continued.customer
+        else:
+            customer = await customer_for(self.core, event, sender, customer_id)
         shard = shard_of(customer.id)
         conversation_id = new_id("v", shard, int(self.core.clock.now() * 1000))
         create = await opened_by(self.core, event, sender, customer, conversation_id)
         message = new_message(self.core, event, shard, customer.id, customer.name or event.sender_name, content)
         answer = await self._put(event, sender, conversation_id, message, key, create=create)
+        if continued is not None:
+            await self._name_old(answer.conversation_id, continued)
+            if continued.trusted:
+                await self._learn_address(event, customer)
         return self._accepted(answer, event)
+
+    async def _name_old(self, conversation_id: str, continued: Continued) -> None:
+        fields = json.dumps({FIELD: continued.reference})
+        facts = {"what": ["fi"], FIELD: continued.conversation_id}
+        await self.core.store.update(conversation_id, {"fi": fields}, facts)
 
     async def _put(
         self,
@@ -182,6 +212,10 @@ class Reception:
             expires_at=self.core.expiry(MessageClass.NORMAL, now),
         )
         answer = await self._put(event, sender, match.conversation_id, message, key)
+        if answer.verdict in {"missing", "closed"}:
+            # It ended, or is archived: nothing may be said there any more, and nothing an agent wrote is lost.
+            held = Held(Why.NOTHING_OPEN, "prompt.reference", (match.conversation_id,))
+            return await self._by_match(event, sender, held, content, key)
         return self._accepted(answer, event)
 
     async def _take_opt(
