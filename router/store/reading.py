@@ -146,10 +146,14 @@ class Reading:
         rows = await self.redis.call("XRANGE", f"{keys.shard(shard)}jr", f"({after}", "+", "COUNT", limit)
         return [(row[0], _pairs(row[1])) for row in rows]
 
+    async def journal_before(self, shard: int, before: str, limit: int) -> list[tuple[str, dict[str, str]]]:
+        """The newest journal entries up to a stream id (`(` before it: without it; `+`: the last), newest first."""
+        rows = await self.redis.call("XREVRANGE", f"{keys.shard(shard)}jr", before, "-", "COUNT", limit)
+        return [(row[0], _pairs(row[1])) for row in rows]
+
     async def journal_last(self, shard: int, limit: int) -> list[tuple[str, dict[str, str]]]:
         """The newest journal entries, newest first."""
-        rows = await self.redis.call("XREVRANGE", f"{keys.shard(shard)}jr", "+", "-", "COUNT", limit)
-        return [(row[0], _pairs(row[1])) for row in rows]
+        return await self.journal_before(shard, "+", limit)
 
     async def clock_ms(self) -> int:
         """The time that scripts go by, in unix milliseconds."""
