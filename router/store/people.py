@@ -1,5 +1,6 @@
 """Customers and agents, their bindings, and who is reachable at an address."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,10 +41,12 @@ class People:
     async def customer(self, customer_id: str) -> Customer | None:
         """One customer, or None."""
         prefix = keys.shard(shard_of(customer_id))
-        row = await self.redis.call("HGETALL", f"{prefix}cu:{customer_id}")
+        row, bindings = await asyncio.gather(
+            self.redis.call("HGETALL", f"{prefix}cu:{customer_id}"),
+            self.redis.call("HGETALL", f"{prefix}bd:{customer_id}"),
+        )
         if not row:
             return None
-        bindings = await self.redis.call("HGETALL", f"{prefix}bd:{customer_id}")
         return Customer(
             id=customer_id,
             name=row["n"],
@@ -117,6 +120,19 @@ class People:
         await self.redis.call("HDEL", f"{prefix}bd:{customer_id}", where)
         await self.redis.call("HDEL", keys.address(binding.address, binding.endpoint), customer_id)
         await self.redis.call("HINCRBY", f"{prefix}cu:{customer_id}", "cv", 1)
+
+    async def unclaim(self, customer_id: str, binding: Binding) -> None:
+        """Whoever writes from there from now on is somebody new."""
+        key = keys.address(binding.address, binding.endpoint)
+        await self.redis.call("HDEL", key, customer_id)
+        if await self.redis.call("GET", f"{key}:claim") == customer_id:
+            await self.redis.call("DEL", f"{key}:claim")
+
+    async def erase(self, customer_id: str) -> None:
+        """Remove a customer's record, bindings, refusals and lists."""
+        prefix = keys.shard(shard_of(customer_id))
+        for kind in ("bd", "no", "als", "op", "cu"):
+            await self.redis.call("DEL", f"{prefix}{kind}:{customer_id}")
 
     async def mark_unreachable(self, customer_id: str, where: str, until: float) -> None:
         """The provider says nobody is there: not tried before `until`."""
