@@ -17,8 +17,12 @@ BEAT_KEY = "beat"
 BEAT_EVERY_S = 2.0
 BEAT_LOST_AFTER_S = 10.0
 """No web process wrote its beat for this long: nobody holds the browsers' sockets."""
+SESSION_TTL_S = 30 * 86_400
+"""How long a token opens its session; each visit gives a new one."""
+SKEW_S = 3_600
+"""How far ahead another process's clock may be."""
 SESSION_FORM = re.compile(r"[0-9a-f]{32}")
-_MAC_FORM = re.compile(r"[0-9a-f]{64}")
+_TOKEN_FORM = re.compile(r"([0-9a-f]{32})\.(?:([0-9a-f]{8,10})\.)?([0-9a-f]{64})")
 
 
 def new_session() -> str:
@@ -26,24 +30,30 @@ def new_session() -> str:
     return secrets.token_hex(16)
 
 
-def sign_session(secret: str, endpoint: EndpointId, session: str) -> str:
-    """The token that lets a browser come back to `session`: `{session}.{HMAC-SHA256}`.
+def sign_session(secret: str, endpoint: EndpointId, session: str, now: float) -> str:
+    """The token that lets a browser come back to `session` for 30 days: `{session}.{hex of now}.{HMAC-SHA256}`.
 
     The id alone opens nothing: it is an address, and stands in places where tokens must not.
     """
-    return f"{session}.{_mac(secret, endpoint, session)}"
+    given = f"{int(now):08x}"
+    return f"{session}.{given}.{_mac(secret, endpoint, session, given)}"
 
 
-def read_session(secret: str, endpoint: EndpointId, token: str) -> str | None:
-    """The session a token was signed for, or None: not ours, altered, signed for another endpoint."""
-    session, _, mac = token.partition(".")
-    if not SESSION_FORM.fullmatch(session) or not _MAC_FORM.fullmatch(mac):
+def read_session(secret: str, endpoint: EndpointId, token: str, now: float) -> str | None:
+    """The session a token was signed for, or None: not ours, altered, expired, signed for another endpoint."""
+    found = _TOKEN_FORM.fullmatch(token)
+    if found is None:
         return None
-    return session if hmac.compare_digest(mac, _mac(secret, endpoint, session)) else None
+    # Tokens without their time come from the version before this one; they go with the next.
+    session, given, mac = found[1], found[2] or "", found[3]
+    if not hmac.compare_digest(mac, _mac(secret, endpoint, session, given)):
+        return None
+    return None if given and not -SKEW_S <= now - int(given, 16) <= SESSION_TTL_S else session
 
 
-def _mac(secret: str, endpoint: EndpointId, session: str) -> str:
-    return hmac.new(secret.encode(), f"webchat:{endpoint}:{session}".encode(), hashlib.sha256).hexdigest()
+def _mac(secret: str, endpoint: EndpointId, session: str, given: str) -> str:
+    signed = f"webchat:{endpoint}:{session}" + (f":{given}" if given else "")
+    return hmac.new(secret.encode(), signed.encode(), hashlib.sha256).hexdigest()
 
 
 def outbox_key(session: str) -> str:

@@ -80,7 +80,7 @@ class ChatSocket:
             self.hub.part(self)
 
     async def _talk(self, hello: Hello) -> None:
-        token = read_session(self.hub.secret, self.hub.door.endpoint, hello.token)
+        token = read_session(self.hub.secret, self.hub.door.endpoint, hello.token, self.hub.clock.now())
         self.session = token or new_session()
         self._locale = hello.locale
         await self.hub.join(self)
@@ -149,7 +149,7 @@ class ChatSocket:
         await self.tell(
             {
                 "type": "welcome",
-                "token": sign_session(self.hub.secret, door.endpoint, self.session),
+                "token": sign_session(self.hub.secret, door.endpoint, self.session, self.hub.clock.now()),
                 "resumed": resumed,
                 "cursor": self._number,
                 "title": door.title,

@@ -15,6 +15,7 @@ from health.report import EndpointId
 
 CHAT = EndpointId("chat/web")
 SECRET = "a-secret-of-more-than-thirty-two-characters"
+NOW = 1_800_000_000.0
 
 
 class Store:
@@ -96,8 +97,8 @@ async def test_the_longest_text_fits_into_a_frame(adapter, store):
 
 def test_a_session_is_read_back_from_its_token_alone():
     session = new_session()
-    token = sign_session(SECRET, CHAT, session)
-    assert read_session(SECRET, CHAT, token) == session
+    token = sign_session(SECRET, CHAT, session, NOW)
+    assert read_session(SECRET, CHAT, token, NOW) == session
     for forged in (
         session,
         token[:-1],
@@ -107,9 +108,27 @@ def test_a_session_is_read_back_from_its_token_alone():
         token + "\n",
         "٣" * 32 + token[32:],
     ):
-        assert read_session(SECRET, CHAT, forged) is None
-    assert read_session("another secret", CHAT, token) is None
-    assert read_session(SECRET, EndpointId("chat/other"), token) is None
+        assert read_session(SECRET, CHAT, forged, NOW) is None
+    assert read_session("another secret", CHAT, token, NOW) is None
+    assert read_session(SECRET, EndpointId("chat/other"), token, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("later_s", "opens"), [(0, True), (-60, True), (30 * 86_400, True), (30 * 86_400 + 60, False), (-7_200, False)]
+)
+def test_a_token_opens_its_session_for_thirty_days(later_s, opens):
+    """Each visit gives a new one; a stolen one ends, and none can be signed for the future by a clock gone wrong."""
+    session = new_session()
+    token = sign_session(SECRET, CHAT, session, NOW)
+    assert (read_session(SECRET, CHAT, token, NOW + later_s) == session) is opens
+    kept, given, mac = token.split(".")
+    for forged in (
+        f"{kept}.{mac}",
+        f"{kept}.{int(given, 16) + 9:08x}.{mac}",
+        f"{kept}.0{given}.{mac}",
+        f"{kept}..{mac}",
+    ):
+        assert read_session(SECRET, CHAT, forged, NOW) is None
 
 
 def test_the_door_tells_the_web_role_what_it_needs_and_no_repr_tells_the_secret(adapter):
