@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -15,10 +15,30 @@ from router.store.files import Files
 from router.store.redis import StoreUnavailable
 
 T = TypeVar("T")
-EVENT, DRAFT = "event", "draft"
+D = TypeVar("D", bound="Unplaced")
+EVENT, DRAFT, OPENING = "event", "draft", "opening"
 """What stands in a spool."""
 
 log = structlog.get_logger()
+
+
+class Unplaced(Protocol):
+    """What was said to us and has no place in the order yet; its ids are given."""
+
+    @property
+    def conversation_id(self) -> str:
+        """Where it belongs: what is said there later waits behind it."""
+
+    @property
+    def message_id(self) -> str:
+        """What its author is told to look for."""
+
+    @property
+    def natural_key(self) -> str:
+        """What makes it the same, however often it is said."""
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +65,7 @@ class Draft:
     @classmethod
     def load(cls, fields: dict[str, Any]) -> "Draft":
         """What `dump` wrote."""
-        row, content = dict(fields), dict(fields["content"])
-        content["files"] = tuple(File(**file) for file in content["files"])
-        row |= {"content": Content(**content), "side": SideName(row["side"])}
+        row = fields | {"content": load_content(fields["content"]), "side": SideName(fields["side"])}
         row["message_class"] = MessageClass(row["message_class"]) if row["message_class"] else None
         return cls(**row)
 
@@ -73,21 +91,34 @@ async def take_event(
     return Accepted()
 
 
-async def take_draft(spool: Spool, draft: Draft, put: Callable[[Draft], Awaitable[T]]) -> T | None:
-    """Put a message into its conversation; None: it is in the spool, and behind it whatever is said there later.
+def load_content(fields: dict[str, Any]) -> Content:
+    """Words as `asdict` wrote them."""
+    return Content(**fields | {"files": tuple(File(**file) for file in fields["files"])})
+
+
+async def take_unplaced(spool: Spool, kind: str, said: D, put: Callable[[D], Awaitable[T]]) -> T | tuple[str, str]:
+    """Give what was said its place; or its ids (conversation, message): it is in the spool, and whatever is said there
+    later goes behind it. Said again while it waits, it is the same one.
 
     Raises:
         StoreUnavailable: neither Redis nor the spool took it.
     """
-    sent = await _now(spool, draft.conversation_id, lambda: put(draft))
+    sent = await _now(spool, said.conversation_id, lambda: put(said))
     if sent is not None:
         return sent
+    fields = said.dump()
+    given = {"message_id", "at"} | ({"conversation_id"} if kind == OPENING else set())
+    for waiting in spool.find(kind, "natural_key", said.natural_key):
+        if all(waiting[name] == value for name, value in fields.items() if name not in given):
+            return waiting["conversation_id"], waiting["message_id"]
     try:
-        await spool.keep(DRAFT, draft.conversation_id, draft.dump())
+        await spool.keep(kind, said.conversation_id, fields)
     except (SpoolFull, OSError) as error:
         raise StoreUnavailable(f"not taken: {error}") from error
-    log.warning("message.spooled", conversation=draft.conversation_id, message=draft.message_id, waiting=spool.waiting)
-    return None
+    log.warning(
+        "message.spooled", kind=kind, conversation=said.conversation_id, message=said.message_id, waiting=spool.waiting
+    )
+    return said.conversation_id, said.message_id
 
 
 async def _now(spool: Spool, key: str, work: Callable[[], Awaitable[T]]) -> T | None:

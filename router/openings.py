@@ -1,6 +1,7 @@
 """How a conversation begins: by what a customer wrote, or by what we write to one first."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from channels.messages import Channel, Content, InboundMessage, Kind
 from channels.text import one_line
@@ -9,6 +10,7 @@ from router.domain.conversation import NOWHERE, Binding, Customer, MessageClass,
 from router.domain.ids import new_id, shard_of
 from router.domain.journal import Decision, DecisionKind, judged, write_decision
 from router.domain.routing import Route, RouteRequest, choose_route
+from router.edge import load_content
 from router.inbound import subject_of
 from router.planner import place_for
 from router.senders import Sender
@@ -36,6 +38,17 @@ class Opening:
     """Where it is to begin, if that works."""
     at: float
     """When it was asked for, Unix seconds: its message's time to live counts from here."""
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, fields: dict[str, Any]) -> "Opening":
+        """What `dump` wrote."""
+        channel = Channel(fields["channel"]) if fields["channel"] else None
+        row = {"content": load_content(fields["content"]), "channel": channel}
+        return cls(**fields | row | {"message_class": MessageClass(fields["message_class"])})
 
     def in_shard(self, shard: int) -> "Opening":
         """The same with its ids in that shard; always the same ones."""

@@ -97,6 +97,11 @@ class Spool:
         """Whether what comes under `key` now must be kept, behind what waits already."""
         return self.away or key in self._waiting or self._keeping[key] > 0
 
+    def find(self, kind: str, name: str, value: str) -> list[dict[str, Any]]:
+        """The fields of what waits here with this value; all that wait are looked through."""
+        entries = (entry for queue in self._waiting.values() for entry in queue if entry.kind == kind)
+        return [entry.fields for entry in entries if entry.fields.get(name) == value]
+
     @property
     def waiting(self) -> int:
         """Entries that wait to be taken."""

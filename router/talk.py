@@ -13,7 +13,7 @@ from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Invalid, NotF
 from router.domain.conversation import NOWHERE, Customer, Message, MessageClass, MessageState, SideName
 from router.domain.ids import REFERENCE_LENGTH, new_id, shard_of
 from router.domain.routing import Choice, RouteRequest, choose_route
-from router.edge import Draft, take_draft
+from router.edge import DRAFT, OPENING, Draft, take_unplaced
 from router.openings import PRIORITY, Opening, first_leg, first_message, note_first_leg, opened_with
 from router.planner import place_for
 from router.reading import ConversationView, Reading, known
@@ -96,8 +96,7 @@ class Talk(Reading):
         )
         if spool is None:
             return await self.put(draft)
-        sent = await take_draft(spool, draft, self.put)
-        return sent or Sent(draft.message_id, identity, MessageState.QUEUED, False, 0, NOWHERE, spooled=True)
+        return _answer(await take_unplaced(spool, DRAFT, draft, self.put))
 
     async def put(self, draft: Draft) -> Sent:
         """Give a message its place in its conversation, once. Raises as `send` does."""
@@ -139,6 +138,9 @@ class Talk(Reading):
     ) -> Sent:
         """Begin a conversation with a customer, on `channel` if it works, else where the route leads.
 
+        Durable when it returns, see `Sent.spooled`: while Redis is away it has its ids, and what is said in it waits
+        behind its beginning.
+
         Raises:
             NotFound, Invalid (nothing can reach them), Conflict, StoreUnavailable.
         """
@@ -160,7 +162,10 @@ class Talk(Reading):
             channel=channel,
             at=now,
         )
-        return await self.begin(opening)
+        spool = self.core.spool
+        if spool is None:
+            return await self.begin(opening)
+        return _answer(await take_unplaced(spool, OPENING, opening, self.begin))
 
     async def begin(self, opening: Opening) -> Sent:
         """Begin a conversation of ours, once. Raises as `open_conversation` does."""
@@ -330,6 +335,14 @@ def _said(about: str, content: Content) -> str:
     return hashlib.sha256(f"{about}\n{content.subject}\n{content.text}\n{content.html}\n{files}".encode()).hexdigest()[
         :16
     ]
+
+
+def _answer(taken: Sent | tuple[str, str]) -> Sent:
+    """What the spool holds has its ids, and no place yet."""
+    if isinstance(taken, Sent):
+        return taken
+    conversation_id, message_id = taken
+    return Sent(message_id, conversation_id, MessageState.QUEUED, False, 0, NOWHERE, spooled=True)
 
 
 def _sent(verdict: str, message_id: str, conversation_id: str, sequence: int, endpoint: EndpointId) -> Sent:
