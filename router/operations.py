@@ -11,10 +11,13 @@ from health.incident import Incident
 from health.records import Freeze
 from health.report import Direction, EndpointId, Status
 from router.core import Core, Invalid, NotFound
+from router.domain.conversation import SideName
 from router.domain.failover import AffectedSide, ForcedFailover, Limits, Preview, plan_failover, preview
-from router.domain.ids import new_id
+from router.domain.foresight import NextLeg, foresee
+from router.domain.ids import new_id, shard_of
 from router.failovers import dump_failover
 from router.planner import people_of, request_of
+from router.reading import ConversationView
 from router.store.codec import SideFacts
 from router.store.keys import PLAN
 
@@ -121,6 +124,24 @@ class Operations:
     async def frozen(self) -> Freeze | None:
         """Whether moves are frozen because it seems to be us that are broken, since when and why."""
         return await self.core.board.freeze()
+
+    async def next_leg(self, view: ConversationView) -> NextLeg | None:
+        """Where the next message to the customer would go now; None: none goes out, the conversation is over."""
+        if view.archived or not view.conversation.open:
+            return None
+        identity, now = view.conversation.id, self.core.clock.now()
+        self.core.forget_views()
+        facts, views, failovers, frozen = await asyncio.gather(
+            self.core.store.affected(shard_of(identity), [f"{identity}:{SideName.CUSTOMER}"]),
+            self.core.views(),
+            self.core.failovers(),
+            self.frozen(),
+        )
+        if not facts:
+            return None
+        (side,) = await affected_sides(self.core, facts, now)
+        forced = next((one for one in failovers if one.active(now) and facts[0].endpoint in one.scope), None)
+        return foresee(side, views, now, limits_of(self.core), forced=forced, frozen=frozen is not None)
 
     async def parked(self) -> int:
         """Sides that have no way now."""

@@ -95,6 +95,7 @@ class Cause(StrEnum):
     PACED = "paced"  # the targets are full; its turn comes at the time shown
     MOVED_LATELY = "moved_lately"  # it already moved within the last minute
     BULK_WAITS = "bulk_waits"  # bulk does not spend the room that others need
+    FROZEN = "frozen"  # most providers seem to fail at once, so it seems to be us
     IDLE = "idle"  # nothing pending, nobody waiting
     WORKS_HERE = "works_here"  # its present leg is the best there is
     AT_HOME = "at_home"  # there is nowhere to go back to
@@ -117,6 +118,7 @@ CAUSE_WORDS: Mapping[Cause, str] = MappingProxyType(
         Cause.PACED: "The endpoints it could use are full; its turn comes at the time shown.",
         Cause.MOVED_LATELY: "It moved within the last minute and does not move again so soon.",
         Cause.BULK_WAITS: "Bulk messages wait, so that conversations get the room.",
+        Cause.FROZEN: "Most providers seem to fail at once, so it seems to be us, and nothing is moved for now.",
         Cause.IDLE: "Nothing is pending and nobody waits.",
         Cause.WORKS_HERE: "Where it is now is the best there is.",
         Cause.AT_HOME: "It is where the customer came in, or that is gone.",

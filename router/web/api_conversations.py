@@ -1,5 +1,7 @@
 """Serve `/v1` for people, conversations and messages."""
 
+from typing import Any
+
 from channels.messages import Address as DomainAddress
 from health.report import EndpointId
 from router import switchboard
@@ -122,7 +124,7 @@ async def open_conversation(call: Call[models.NewConversation, Nothing]) -> mode
 async def conversation(call: Call[Nothing, Nothing]) -> models.Conversation:
     """One conversation, by its id or its reference."""
     view = await call.switchboard.conversation(call.path["conversation_id"], archived_too=True)
-    return _shown(view, private=call.private)
+    return await _shown(call, view)
 
 
 async def change_conversation(call: Call[models.ConversationChange, Nothing]) -> models.Conversation:
@@ -137,13 +139,13 @@ async def change_conversation(call: Call[models.ConversationChange, Nothing]) ->
         fields=body.fields,
         locale=body.locale,
     )
-    return _shown(view, private=call.private)
+    return await _shown(call, view)
 
 
 async def close_conversation(call: Call[Nothing, Nothing]) -> models.Conversation:
     """End the matter; idempotent."""
     view = await call.switchboard.close_conversation(call.path["conversation_id"], call.key.author)
-    return _shown(view, private=call.private)
+    return await _shown(call, view)
 
 
 async def place_agent(call: Call[models.AgentPlace, Nothing]) -> models.Conversation:
@@ -154,7 +156,7 @@ async def place_agent(call: Call[models.AgentPlace, Nothing]) -> models.Conversa
         address=call.body.address.to_domain(),
         who=call.key.author,
     )
-    return _shown(view, private=call.private)
+    return await _shown(call, view)
 
 
 async def place_customer(call: Call[models.CustomerPlace, Nothing]) -> models.Conversation:
@@ -165,7 +167,7 @@ async def place_customer(call: Call[models.CustomerPlace, Nothing]) -> models.Co
         who=call.key.author,
         why=call.body.why,
     )
-    return _shown(view, private=call.private)
+    return await _shown(call, view)
 
 
 async def decisions(call: Call[Nothing, Nothing]) -> models.Journal:
@@ -211,5 +213,5 @@ async def cancel_message(call: Call[Nothing, Nothing]) -> models.Message:
     return models.Message.of(await call.switchboard.cancel_message(call.path["message_id"]))
 
 
-def _shown(view: switchboard.ConversationView, *, private: bool) -> models.Conversation:
-    return models.Conversation.of(view, private=private)
+async def _shown(call: Call[Any, Any], view: switchboard.ConversationView) -> models.Conversation:
+    return models.Conversation.of(view, private=call.private, next_leg=await call.switchboard.next_leg(view))

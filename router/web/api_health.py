@@ -11,7 +11,7 @@ async def endpoints(call: Call[Nothing, Nothing]) -> models.Endpoints:
     frozen = await call.switchboard.frozen()
     return models.Endpoints(
         items=tuple(models.Endpoint.of(state) for state in await call.switchboard.endpoints()),
-        frozen=models.Frozen.of(frozen) if frozen is not None else None,
+        moves_frozen=models.Frozen.of(frozen) if frozen is not None else None,
     )
 
 

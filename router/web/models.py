@@ -9,9 +9,11 @@ from pydantic import Base64Bytes, Field, StringConstraints, model_validator
 from channels import messages
 from channels.messages import Channel, Kind
 from router.domain import conversation as domain
+from router.domain import foresight
 from router.domain.conversation import TEXT_MAX, MessageClass, MessageState, SideName
 from router.switchboard import ConversationView, JournalEntry, Sent
 from router.web.models_people import Address, EndpointName, Line, Locale, Model, Name, Word, instant
+from router.web.models_route import NextLeg
 
 FILES_MAX = 10
 FILE_MAX_BYTES = 10_000_000
@@ -94,11 +96,13 @@ class Conversation(Model):
     home: str
     customer_side: Side
     agent_side: Side
+    next: NextLeg | None
+    """Of the customer's side: elsewhere than that where it would be moved. Null in lists, and where it is closed."""
     archived: bool
     """It is closed for good: it can be read, and nothing else. `GET /v1/conversations?archived=true` finds it."""
 
     @classmethod
-    def of(cls, view: ConversationView, *, private: bool) -> Self:
+    def of(cls, view: ConversationView, *, private: bool, next_leg: foresight.NextLeg | None = None) -> Self:
         one = view.conversation
         return cls(
             id=one.id,
@@ -123,6 +127,7 @@ class Conversation(Model):
             home=one.home,
             customer_side=Side.of(view.customer_side, private=private),
             agent_side=Side.of(view.agent_side, private=private),
+            next=NextLeg.of(next_leg, private=private) if next_leg is not None else None,
             archived=view.archived,
         )
 

@@ -109,7 +109,7 @@ class Endpoints(Model):
     """All endpoints."""
 
     items: tuple[Endpoint, ...]
-    frozen: Frozen | None
+    moves_frozen: Frozen | None
     """Null: moves are made as health says."""
 
 

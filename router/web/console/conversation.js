@@ -6,7 +6,7 @@ import { Fault, Since } from "./parts.js";
 import { Places } from "./places.js";
 import { Reply } from "./reply.js";
 import { Transcript } from "./transcript.js";
-import { agents, listen, loadConversations, mayTalk, me } from "./state.js";
+import { agents, listen, loadConversations, mayTalk, me, ways } from "./state.js";
 
 const PAGE = 200;
 const PAGES_MAX = 25;
@@ -72,6 +72,12 @@ function useConversation(id) {
       stop();
     };
   }, [id]);
+  const knownWays = useRef(ways.value);
+  useEffect(() => {
+    // Where the next message goes depends on every endpoint.
+    if (knownWays.current !== ways.value) refresh();
+    knownWays.current = ways.value;
+  }, [ways.value]);
   return { view, setView, said, problem, setProblem, path, refresh };
 }
 
@@ -137,7 +143,7 @@ export function Conversation({ id }) {
     ${mayTalk.value
       ? html`<${Transcript} said=${said || []} view=${view} changed=${refresh} />`
       : html`<p class="hint pad">Your role sees where a conversation is, not what is said in it.</p>`}
-    ${mayTalk.value && view.open ? html`<${Reply} view=${view} path=${path} sent=${refresh} />` : null}
+    ${mayTalk.value && view.next ? html`<${Reply} view=${view} path=${path} sent=${refresh} />` : null}
     ${view.open ? null : html`<p class="closed-note" role="status">${view.archived
       ? "This conversation is archived: it can only be read. If the customer answers it, a new one begins that names it."
       : "This conversation is closed. The customer can reopen it by writing."}</p>`}`;

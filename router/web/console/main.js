@@ -7,8 +7,8 @@ import { Endpoints } from "./endpoints.js";
 import { Failovers } from "./failovers.js";
 import { Login, keyFromAddress } from "./login.js";
 import {
-  connect, conversations, disconnect, endpoints, failovers, live, loadAll, mayForce, openIncidents, organisation, route,
-  session, trouble,
+  connect, conversations, disconnect, endpoints, failovers, live, loadAll, mayForce, movesFrozen, openIncidents,
+  organisation, route, session, trouble,
 } from "./state.js";
 
 const TITLES = { conversations: "Conversations", endpoints: "Endpoints", failovers: "Failovers" };
@@ -54,6 +54,11 @@ function Header() {
 
 function Banner() {
   if (trouble.value) return html`<p class="banner bad" role="alert">${trouble}</p>`;
+  if (movesFrozen.value) {
+    return html`<p class="banner bad" role="alert">
+      <strong>Moves are frozen.</strong> It seems to be us: ${movesFrozen.value.words}. What you write is kept.
+    </p>`;
+  }
   if (!openIncidents.value.length || route.value.screen === "endpoints") return null;
   const [first, ...others] = openIncidents.value;
   const more = others.length ? ` and ${others.length} more` : "";

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./vendor.js";
 import { ask, newKey } from "./api.js";
-import { Channel, Fault } from "./parts.js";
+import { Channel, Fault, When } from "./parts.js";
 import { endpointsById } from "./state.js";
 import { bytes, channelOf, segments } from "./words.js";
 
@@ -25,11 +25,32 @@ async function encode(file) {
   return { name: file.name, media_type: type, content: url.slice(url.indexOf(",") + 1) };
 }
 
-function Way({ side, endpoint }) {
-  if (!endpoint) return html`<span>There is no way to the customer now. What you write waits, and goes out when there is one.</span>`;
-  const away = !endpoint.gate_open || endpoint.status_out === "down";
-  return html`<span>Goes out by <${Channel} endpoint=${endpoint.id} /> <code>${endpoint.id}</code>${side.address ? ` to ${side.address.value}` : ""}.
-    ${away ? html` <strong class="bad-text">It is down: the router picks another way, or waits for one.</strong>` : null}</span>`;
+function isElsewhere(side, next) {
+  return next.endpoint !== side.endpoint || (next.address && side.address && next.address.value !== side.address.value);
+}
+
+function Way({ side, next }) {
+  if (!next.endpoint) {
+    const why = next.reason === "no_route" ? "There is no way to the customer now." : next.words;
+    return html`<span><strong class="bad-text">${why}</strong> What you write waits, and goes out when there is a way.</span>`;
+  }
+  const to = next.address ? ` to ${next.address.value}` : "";
+  const way = html`<${Channel} endpoint=${next.endpoint} /> <code>${next.endpoint}</code>${to}`;
+  if (next.waits_until) {
+    return html`<span>Goes out by ${way}, from <${When} at=${next.waits_until} /> on. <span class="hint">${next.words}</span></span>`;
+  }
+  if (!isElsewhere(side, next)) return html`<span>Goes out by ${way}.</span>`;
+  const here = side.endpoint && next.route.find((one) => one.endpoint === side.endpoint && !one.taken);
+  const not = here ? html`<strong class="bad-text">Not by <code>${side.endpoint}</code>: ${here.words}</strong> ` : null;
+  return html`<span>${not}Goes out by ${way} instead. <span class="hint">${next.words}</span></span>`;
+}
+
+function Why({ next }) {
+  const known = next.route.filter((one) => one.reason !== "no_binding");
+  return html`<details class="ways"><summary>Why?</summary>
+    <ul>${known.map(
+      (one) => html`<li class=${one.taken ? "" : "hint"}><code>${one.endpoint}</code> ${one.taken ? "can take it" : "cannot"}: ${one.words}</li>`,
+    )}</ul></details>`;
 }
 
 function Limits({ text, files, endpoint }) {
@@ -65,8 +86,8 @@ export function Reply({ view, path, sent }) {
   const [said, setSaid] = useState("");
   const field = useRef(null);
   const picker = useRef(null);
-  const side = view.customer_side;
-  const endpoint = endpointsById.value.get(side.endpoint);
+  const { customer_side: side, next } = view;
+  const endpoint = endpointsById.value.get(next.endpoint || side.endpoint);
   const ready = !busy && fits(text, files, endpoint);
 
   // Another text is another message: it gets a key of its own. The same text keeps its key over retries.
@@ -90,7 +111,8 @@ export function Reply({ view, path, sent }) {
       drafts.delete(view.id);
       setText("");
       setFiles([]);
-      setSaid(answer.endpoint ? `Taken. It goes out over ${answer.endpoint}.` : "Taken. It goes out as soon as there is a way.");
+      const goes = answer.endpoint === side.endpoint ? next.endpoint : answer.endpoint;
+      setSaid(goes ? `Taken. It goes out over ${goes}.` : "Taken. It goes out as soon as there is a way.");
       sent();
     } catch (fault) {
       setProblem(fault);
@@ -111,7 +133,7 @@ export function Reply({ view, path, sent }) {
   }
   const mayFiles = Boolean(endpoint?.capabilities.files_max_bytes);
   return html`<form class="reply" onSubmit=${send}>
-    <label class="way" for="reply-text"><${Way} side=${side} endpoint=${endpoint} /></label>
+    <div class="way"><label for="reply-text"><${Way} side=${side} next=${next} /></label> <${Why} next=${next} /></div>
     <textarea id="reply-text" ref=${field} rows="3" value=${text} aria-describedby="limits" dir="auto"
       placeholder=${`Answer ${view.customer_name || "the customer"}…`}
       onInput=${(event) => (setText(event.currentTarget.value), keep({ text: event.currentTarget.value }))}

@@ -7,6 +7,7 @@ export const session = signal(undefined); // undefined: not asked yet; null: nob
 export const organisation = signal("");
 export const me = signal(null);
 export const endpoints = signal([]);
+export const movesFrozen = signal(null); // since when and why nothing is moved, as it seems to be us
 export const conversations = signal(null);
 export const conversationsMore = signal(false);
 export const openOnly = signal(true);
@@ -19,6 +20,12 @@ export const route = signal(readRoute());
 export const trouble = signal("");
 
 export const endpointsById = computed(() => new Map(endpoints.value.map((one) => [one.id, one])));
+export const ways = computed(() =>
+  JSON.stringify([
+    movesFrozen.value?.since,
+    endpoints.value.map((one) => [one.id, one.status_out, one.status_in, one.gate_open, one.forced]),
+  ]),
+);
 export const openIncidents = computed(() => incidents.value.filter((one) => one.state !== "resolved"));
 export const agentNames = computed(() => new Map(agents.value.map((one) => [one.id, one.name])));
 export const mayForce = computed(() => ["ops", "admin"].includes(session.value?.role));
@@ -56,7 +63,12 @@ export const loadConversations = () =>
     conversations.value = page.items;
     conversationsMore.value = Boolean(page.next_cursor);
   });
-export const loadEndpoints = () => load(async () => (endpoints.value = (await ask("GET", "/v1/endpoints")).items));
+export const loadEndpoints = () =>
+  load(async () => {
+    const found = await ask("GET", "/v1/endpoints");
+    endpoints.value = found.items;
+    movesFrozen.value = found.moves_frozen;
+  });
 export const loadIncidents = () =>
   load(async () => (incidents.value = (await ask("GET", "/v1/incidents?limit=50")).items));
 export const loadFailovers = () =>
@@ -92,7 +104,7 @@ export function listen(call) {
 
 function take(entry) {
   if (/^(conversation|message|side|attempt)\./.test(entry.kind)) soon("conversations", loadConversations, 300);
-  if (/^(endpoint|attempt|side)\./.test(entry.kind)) soon("endpoints", loadEndpoints, 500);
+  if (/^(endpoint|attempt|side|moves)\./.test(entry.kind)) soon("endpoints", loadEndpoints, 500);
   if (/^(incident|endpoint)\./.test(entry.kind)) soon("incidents", loadIncidents, 500);
   if (/^failover\./.test(entry.kind)) {
     soon("failovers", loadFailovers, 300);

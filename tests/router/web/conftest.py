@@ -64,7 +64,15 @@ def public_url() -> str:
 
 
 @pytest.fixture
-async def runtime(redis_url: str, public_url: str, tmp_path: Path) -> AsyncIterator[Runtime]:
+def more_endpoints() -> list[dict[str, Any]]:
+    """Tables beside the one of the SMS endpoint."""
+    return []
+
+
+@pytest.fixture
+async def runtime(
+    redis_url: str, public_url: str, tmp_path: Path, more_endpoints: list[dict[str, Any]]
+) -> AsyncIterator[Runtime]:
     """What the composition root hands the face: one SMS endpoint, the console, our own chat."""
     reader: TypeAdapter[AnyEndpointSettings] = TypeAdapter(AnyEndpointSettings)
     table = {
@@ -80,7 +88,7 @@ async def runtime(redis_url: str, public_url: str, tmp_path: Path) -> AsyncItera
         redis_url=redis_url,
         data_dir=tmp_path,
         secret="a secret for tests, of 32 characters or more",
-        endpoints=(reader.validate_python(table),),
+        endpoints=tuple(map(reader.validate_python, [table, *more_endpoints])),
     )
     async with open_runtime(settings, "web") as opened:
         yield opened

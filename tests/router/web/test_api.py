@@ -297,11 +297,11 @@ async def test_endpoints_say_what_they_can(face: Any) -> None:
 
 async def test_everybody_is_told_when_we_doubt_ourselves(face: Any, runtime: Any) -> None:
     """Nothing is moved, since when and why; null while moves are made."""
-    assert (await (await face.client.get("/v1/endpoints", headers=face.agent)).json())["frozen"] is None
+    assert (await (await face.client.get("/v1/endpoints", headers=face.agent)).json())["moves_frozen"] is None
     await runtime.board.write_freeze(Freeze(1_790_000_000.0, "3 of 4 provider families fail at once"))
     listed = await (await face.client.get("/v1/endpoints", headers=face.agent)).json()
     since, words = "2026-09-21T14:13:20Z", "3 of 4 provider families fail at once"
-    assert listed["frozen"] == {"since": since, "words": words}
+    assert listed["moves_frozen"] == {"since": since, "words": words}
 
 
 async def test_redis_being_away_is_a_503_with_a_time(face: Any, runtime: Any) -> None:

@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 
+from channels.messages import Address, Channel
+from health.records import Freeze, StatusRecord
+from health.report import Direction, EndpointId, Status
+from router.domain.conversation import Binding
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
 WAIT_MS = 15_000
@@ -16,6 +21,16 @@ pytestmark = [
     # Playwright's own event-loop objects are let go of after the test's loop closed.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+SMS, MAIL = EndpointId("sms/twilio"), EndpointId("email/support")
+
+
+@pytest.fixture
+def more_endpoints() -> list[dict[str, Any]]:
+    """A mail endpoint; nothing here speaks to it."""
+    table = {"id": MAIL, "provider": "smtp", "host": "mail.test", "from_address": "support@northwind.test"}
+    return [{**table, "lmtp": {"port": 8024}}]
 
 
 @pytest.fixture
@@ -74,6 +89,46 @@ async def test_an_agent_logs_in_sees_who_waits_and_answers(face: Any, base: str,
     said = await (await face.client.get(path, headers=face.agent)).json()
     assert [one["text"] for one in said["items"]] == ["Where is my <b>card</b>?", "It is on its way to you."]
     assert await page.evaluate("document.cookie") == ""
+
+
+async def goes(face: Any, status: Status) -> None:
+    """Health has concluded this of SMS, and says so in the journal as the supervisor does."""
+    now = face.runtime.clock.now()
+    said = StatusRecord(SMS, Direction.OUT, status, now, "five_in_a_row", "It refuses everything.", written_at=now)
+    await face.runtime.board.commit(statuses=[said], transitions=[], snapshots={}, fence=None)
+    await face.runtime.store.note(0, "endpoint.changed", {"after": status}, endpoint=SMS)
+
+
+async def test_the_reply_box_shows_where_the_next_message_goes_and_what_that_allows(
+    face: Any, base: str, page: Any
+) -> None:
+    """By SMS; when that goes down, by mail, with mail's limits, by itself; back; nowhere while we doubt ourselves."""
+    conversation_id = await face.hear("Where is my card?")
+    view = await face.runtime.switchboard.conversation(conversation_id)
+    mailbox = Binding(Address(Channel.EMAIL, "ada@customer.test"), verified=True, order=1)
+    await face.runtime.switchboard.set_binding(view.customer.id, mailbox)
+    await page.goto(f"{base}/console/login#{face.plain['agent']}")
+    await page.get_by_role("link", name="Ada Fischer").click()
+    way = page.locator(".way")
+    await way.get_by_text("Goes out by SMS sms/twilio to +12025550177.").wait_for()
+    await page.get_by_text("no files over SMS").wait_for()
+    await page.get_by_text("Live", exact=True).wait_for()
+
+    await goes(face, Status.DOWN)
+    await way.get_by_text("Not by sms/twilio: The endpoint is down: it takes no messages.").wait_for()
+    await way.get_by_text("by Email email/support to ada@customer.test instead.").wait_for()
+    await page.get_by_text("0 of 500,000 characters").wait_for()
+    await page.get_by_role("button", name="Attach…").wait_for()
+    await way.get_by_text("Why?").click()
+    await way.get_by_text("sms/twilio cannot: The endpoint is down: it takes no messages.").wait_for()
+
+    await goes(face, Status.UP)
+    await way.get_by_text("Goes out by SMS sms/twilio to +12025550177.").wait_for()
+
+    await face.runtime.board.write_freeze(Freeze(face.runtime.clock.now(), "3 of 4 provider families fail at once"))
+    await goes(face, Status.DOWN)
+    await page.get_by_role("alert").get_by_text("It seems to be us: 3 of 4 provider families fail at once.").wait_for()
+    await way.get_by_text("What you write waits, and goes out when there is a way.").wait_for()
 
 
 async def test_a_new_message_shows_up_by_itself(face: Any, base: str, page: Any) -> None:
