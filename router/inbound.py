@@ -3,6 +3,7 @@
 import hashlib
 
 from channels.messages import Channel, Content, File, InboundMessage, Kind
+from channels.text import one_line
 from router.core import Core
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
@@ -10,6 +11,8 @@ from router.store.store import NewMessage
 
 SUBJECT_MAX = 80
 HTML_MAX = 200_000
+DROPPED_TOLD_MAX = 10
+"""Files that were too many or too large, named in the text: nobody is to wait for what is not there."""
 TEXT_TRUNCATED = "\n[...]"
 
 
@@ -47,21 +50,28 @@ def new_message(
 
 
 async def keep_content(core: Core, event: InboundMessage) -> Content:
-    """The message's content; its files and its raw original are on disk when it returns. Raises OSError."""
+    """The message's content; its files and its raw original are on disk when it returns.
+
+    Files beyond the limits are not kept, and its text says so. Raises OSError.
+    """
     if event.original:
         await core.files.write(event.original)
     limits = core.settings.attachments
     files = []
-    dropped = len(event.files) - limits.files_max
+    dropped = list(event.files[limits.files_max :])
     for file in event.files[: limits.files_max]:
         if len(file.content) > limits.file_max_bytes:
-            dropped = max(dropped, 0) + 1
+            dropped.append(file)
             continue
         digest = await core.files.write(file.content)
         files.append(File(digest, file.name[:200], file.media_type[:100], len(file.content)))
     text = event.text
     if len(text) > core.settings.messages.text_max:
         text = text[: core.settings.messages.text_max] + TEXT_TRUNCATED
+    told = (
+        f"[not kept: {one_line(file.name)[:100]}, {len(file.content)} bytes]" for file in dropped[:DROPPED_TOLD_MAX]
+    )
+    text = "\n".join([text, *told]).strip() if dropped else text
     return Content(
         text=text,
         html=event.html[:HTML_MAX] if event.html else None,

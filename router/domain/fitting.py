@@ -15,6 +15,10 @@ SEGMENT_CHARACTERS = 160
 """No text of more characters fits one segment."""
 ADDED_MAX = 60
 """Characters that fitting may add to an SMS, its line about files apart: what a route's `text_length` allows for."""
+NAMED_MAX = 2
+"""Files that a line names."""
+NAME_MAX = 30
+"""Characters of a file's name there."""
 _URL = re.compile(r"\b(?:https?://|www\.)[^\s<>]+", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t]{2,}")
 # Typographic characters that have no decomposition but an obvious plain form.
@@ -54,10 +58,11 @@ def render_for(
 
     An SMS gets its reference in front when it is longer than one segment or when several conversations share the
     address pair; what is spoken has no links and its reference letter by letter; chat is plain text; mail stays as it
-    is, because its adapter threads and quotes. Files that do not fit become a line that says they wait.
+    is, because its adapter threads and quotes. Files that do not fit become a line that names them and says which way
+    they can come.
     """
     carried, kept = _split_files(content.files, capabilities.files_max_bytes)
-    rest = sayings.say("files.kept", matter.locale, count=len(kept)) if kept else ""
+    rest = _told_of(sayings, kept, capabilities.channel, matter.locale) if kept else ""
     if capabilities.channel is Channel.EMAIL:
         return _as_mail(sayings, content, matter, carried=carried, rest=rest)
     text = clean_text(content.text).strip()
@@ -108,6 +113,14 @@ def _split_files(files: tuple[File, ...], bytes_max: int) -> tuple[tuple[File, .
         else:
             kept.append(file)
     return tuple(carried), tuple(kept)
+
+
+def _told_of(sayings: Sayings, kept: tuple[File, ...], channel: Channel, locale: str) -> str:
+    """The line in place of files: mail brings them, unless they are too large for that; read out, a name is noise."""
+    key = "files.too_large" if channel is Channel.EMAIL else "files.kept"
+    short = [one.name if len(one.name) <= NAME_MAX else one.name[: NAME_MAX - 3] + "..." for one in kept[:NAMED_MAX]]
+    names = ", ".join(short) + (f" (+{len(kept) - NAMED_MAX})" if len(kept) > NAMED_MAX else "")
+    return sayings.say(key, locale, count=len(kept), names="" if channel is Channel.PHONE else names)
 
 
 def _as_mail(sayings: Sayings, content: Content, matter: Matter, *, carried: tuple[File, ...], rest: str) -> Content:

@@ -40,6 +40,7 @@ class _Key:
 
 _MOVED: Mapping[str, Value] = {"broken": "", "here": "", "reference": "W4F2K"}
 _NONE: Mapping[str, Value] = {}
+_FILES: Mapping[str, Value] = {"count": 12, "names": "Kostenvoranschlag-0815.pdf, Wohnungsgrundriss-EG.pdf (+10)"}
 KEYS: Mapping[str, _Key] = MappingProxyType(
     {
         **{f"channel.{channel}": _Key(_NONE, 20) for channel in Channel},
@@ -61,7 +62,8 @@ KEYS: Mapping[str, _Key] = MappingProxyType(
         "mail.subject": _Key({"reference": "W4F2K"}, 200),
         "sms.prefix": _Key({"reference": "W4F2K"}, 20),
         "sms.signature": _Key({"name": "Maximiliane"}, 40),
-        "files.kept": _Key({"count": 12}, 160),
+        "files.kept": _Key(_FILES, 240),
+        "files.too_large": _Key(_FILES, 240),
         "mark.repeated": _Key(_NONE, 40),
         "mark.late": _Key(_NONE, 40),
         "phone.link": _Key(_NONE, 80),

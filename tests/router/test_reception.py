@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from channels.messages import About, Accepted, Address, Channel, InboundMessage, Kind, ReceiptEvent, ReceiptState
+from channels.messages import (
+    About,
+    Accepted,
+    Address,
+    Channel,
+    InboundFile,
+    InboundMessage,
+    Kind,
+    ReceiptEvent,
+    ReceiptState,
+)
 from health.report import EndpointId
 from router.core import Invalid
 from router.domain.conversation import Binding, Message, SideName
@@ -215,6 +225,15 @@ async def test_what_an_agent_writes_is_the_agents_whoever_claims_their_address(r
     assert [one.content.text for one in await said(runtime, conversation)] == ["In Lyon."]
     assert (await runtime.switchboard.conversations(customer_id=mallory.id)).items == []
     assert await runtime.switchboard.matter(About(sender=AGENT)) is None
+
+
+async def test_files_beyond_the_limits_are_told_of(runtime: Runtime) -> None:
+    """The agent knows that there was more, and can ask for it on another way."""
+    files = tuple(InboundFile(f"{number}.txt", "text/plain", b"x" * number) for number in range(12))
+    accepted = await hear(runtime, "See the files.", files=files)
+    content = (await runtime.switchboard.message(accepted.message_id)).content
+    assert [file.name for file in content.files] == [f"{number}.txt" for number in range(10)]
+    assert content.text == "See the files.\n[not kept: 10.txt, 10 bytes]\n[not kept: 11.txt, 11 bytes]"
 
 
 async def test_a_third_party_who_answers_in_the_thread_is_filed_but_proves_nothing(runtime: Runtime) -> None:

@@ -62,11 +62,22 @@ def test_our_own_sms_lose_the_accents_that_would_double_their_price(said):
 
 def test_files_that_a_medium_does_not_carry_become_a_line(said):
     sms = said("sms", "Here it is.", files=(PHOTO, FILM))
-    assert sms.text == "Here it is.\n(2 files are waiting for you: ask us to send them by email.)"
+    assert sms.text == "Here it is.\n(2 files are waiting for you: photo.jpg, film.mp4. Ask us to send them by email.)"
     assert sms.files == ()
     chat = said("chat", "", files=(FILM, PHOTO), files_max_bytes=1000, about={"locale": "de"})
-    assert chat.text == "(1 Datei wartet auf Sie: Auf Wunsch senden wir sie per E-Mail.)"
+    assert chat.text == "(1 Datei wartet auf Sie: film.mp4. Auf Wunsch senden wir sie per E-Mail.)"
     assert chat.files == (PHOTO,)
+
+
+def test_the_line_about_files_names_few_and_shortly_and_nothing_when_it_is_read_out(said):
+    long = File("c" * 64, "quotation-" * 10 + ".pdf", "application/pdf", 500)
+    text = said("chat", "Here.", files=(long, PHOTO, FILM)).text
+    assert text.splitlines()[1] == (
+        "(3 files are waiting for you: quotation-quotation-quotati..., photo.jpg (+1). Ask us to send them by email.)"
+    )
+    assert said("phone", "Here.", files=(PHOTO,)).text.splitlines()[1:] == [
+        "(1 file is waiting for you. Ask us to send it by email.)"
+    ]
 
 
 def test_mail_keeps_its_words_its_formatting_and_its_files(wording, matter):
@@ -75,8 +86,9 @@ def test_mail_keeps_its_words_its_formatting_and_its_files(wording, matter):
     assert fitted == content
     kept = wording.render_for(endpoint("email"), content, matter())
     assert kept.files == ()
-    assert "1 file is waiting" in kept.text
-    assert "<p>(1 file is waiting" in kept.html
+    line = "(1 file is too large for email: photo.jpg. Ask us for another way.)"
+    assert kept.text.endswith(line)
+    assert f"<p>{line}" in kept.html
 
 
 def test_a_mail_without_subject_gets_the_conversations_or_ours(said):
