@@ -74,9 +74,11 @@ class Dispatcher:
     async def _hear_bells(self, senders: Mapping[EndpointId, Sender], planner: Planner) -> None:
         """Bells only save waiting: every loop also looks by itself."""
         while True:
-            pubsub = self.core.store.redis.client.pubsub()
+            pubsub = None
             try:
-                await pubsub.subscribe(*(keys.bell(number) for number in range(self.core.store.shards)))
+                pubsub = await self.core.store.redis.subscribe(
+                    *(keys.bell(number) for number in range(self.core.store.shards))
+                )
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=2.0)
                     if message is None:
@@ -90,7 +92,8 @@ class Dispatcher:
                 log.warning("bell.lost", error=type(error).__name__)
                 await self.core.clock.sleep(1.0)
             finally:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                if pubsub is not None:
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
     async def _sweep(self, adapters: Mapping[EndpointId, Adapter]) -> None:
         """Messages whose receipt should have come: on to the next binding where the endpoint promises receipts."""

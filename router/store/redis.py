@@ -10,6 +10,7 @@ from typing import Any
 
 import hiredis
 import redis.asyncio
+from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
@@ -146,6 +147,21 @@ class Pipelined:
         except NoScriptError:  # it did not run: asking again is safe, and the server knows it from then on
             return await self.call("EVAL", self._sources[script], 1, prefix, now, argument)
 
+    async def subscribe(self, *channels: str) -> PubSub:
+        """What is published on these channels from now on; its caller closes it. A Cluster tells every node of it.
+
+        Raises:
+            redis.RedisError: Redis does not answer.
+        """
+        anywhere = self.client if self._cluster is None else await self._cluster.client()
+        listening = anywhere.pubsub()
+        try:
+            await listening.subscribe(*channels)
+        except BaseException:
+            await listening.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            raise
+        return listening
+
     async def went_back(self, prefix: str) -> bool:
         """Whether a shard has lost the last entry of its journal that we saw there. Raises StoreUnavailable."""
         position = self.positions.get(prefix)
@@ -218,9 +234,15 @@ class Pipelined:
                 future.set_result(answer)
 
     async def _follow(self, command: _Command, answer: Any) -> Any:
-        """What a Cluster's node answers that has the slot now. The one that sent us on did nothing."""
+        """What a Cluster's node answers that has the slot now. The one that sent us on did nothing.
+
+        While a slot moves, its keys are in two places: a script, which derives the names of most of them, would find
+        a part and take the rest for gone. It runs again once all of them have arrived.
+        """
         for _ in range(REDIRECTS_MAX):
             if self._cluster is None or not isinstance(answer, AskError):
+                break
+            if command[0] in SCRIPTED and not isinstance(answer, MovedError):
                 break
             try:
                 if isinstance(answer, MovedError):
