@@ -110,7 +110,7 @@ class Core:
         if 0 <= now - self._views.at < VIEWS_KEPT_S:
             return self._views.views
         statuses = {key: fresh(record, now) for key, record in (await self.board.statuses()).items()}
-        gates = await self.control.gates(now)
+        gates = await self.control.gates()
         plain = [self._view(endpoint, statuses, gates, order) for order, endpoint in enumerate(self.capabilities)]
         views = with_forced(plain, await self.failovers(), now)
         self._views = _Views(now, views, statuses)

@@ -106,9 +106,9 @@ class Dispatcher:
             await self.core.clock.sleep(SWEEP_S)
 
     async def _sweep_endpoint(self, endpoint: EndpointId, promised: bool) -> None:
-        now = self.core.clock.now()
+        now_ms = await self.core.store.clock_ms()
         for shard in range(self.core.store.shards):
-            for token in await self.core.store.receipts_overdue(shard, endpoint, now, SWEEP_MAX):
+            for token in await self.core.store.receipts_overdue(shard, endpoint, now_ms, SWEEP_MAX):
                 if promised:
                     await self.core.store.receipt(token, "undelivered", reason="no_receipt", permanent=False)
                 else:

@@ -44,7 +44,7 @@ class Mover:
         """Move what has something pending, or somebody waiting, at `endpoint`; how many sides moved."""
         if await read_frozen(self.core.store.redis):
             return 0  # a restored store: whoever would be told of the move cannot be told
-        now = self.core.clock.now()
+        now = await self.core.store.clock_ms() / 1000  # what it is compared with was written by that clock
         forced = self._forced(await self.core.failovers(), endpoint, now)
         if forced is None and any(view.id == endpoint and view.forced == "down" for view in views):
             self.core.forget_views()  # it ended after these views were read: nobody is moved by it any more
@@ -66,7 +66,7 @@ class Mover:
         """Move one page of open conversations home, where their home has proven itself; how many sides moved."""
         if await read_frozen(self.core.store.redis):
             return 0
-        now = self.core.clock.now()
+        now = await self.core.store.clock_ms() / 1000  # what it is compared with was written by that clock
         ready = {view.id for view in views if _well(view)}
         moved = 0
         for shard in range(self.core.store.shards):
@@ -119,7 +119,9 @@ class Mover:
         for parked in plan.parked:
             one = by_side[parked.conversation_id, parked.side]
             if one.queued:
-                changes.append(Park(one.conversation_id, one.side, parked.epoch, parked.until, parked.cause.value))
+                changes.append(
+                    Park(one.conversation_id, one.side, parked.epoch, parked.until - now, parked.cause.value)
+                )
         if not changes:
             return 0
         answers = await self.core.store.rebind(shard, changes)

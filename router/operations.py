@@ -202,7 +202,7 @@ class Operations:
         await self.core.control.save_failover(failover.id, dump_failover(failover))
         self.core.forget_views()
         # The gate closes first: from here on nothing begins there, whether or not a supervisor lives.
-        await self.core.control.set_gates(dict.fromkeys(scope, False), now)
+        await self.core.control.set_gates(dict.fromkeys(scope, False))
         await self.core.store.note(
             0, "failover.started", {"id": failover.id, "scope": sorted(scope), "target": target, "who": who}
         )

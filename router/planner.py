@@ -128,7 +128,7 @@ class Planner:
         if not batch:
             return 0
         views = await self.core.views()
-        now = self.core.clock.now()
+        now = await self.core.store.clock_ms() / 1000  # what it is compared with was written by that clock
         changes = await asyncio.gather(*(self._decide(facts, views, now) for facts in batch))
         await self.core.store.rebind(shard, [change for change, _ in changes])
         for facts, (_, decision) in zip(batch, changes, strict=True):
@@ -153,8 +153,8 @@ class Planner:
         interval = self.core.settings.failover.one_move_per_s
         moved_lately = facts.moved_at and now - facts.moved_at < interval and facts.why not in MOVES_AT_ONCE
         if best is not None and moved_lately and best.endpoint != facts.endpoint:
-            until = facts.moved_at + interval
-            park = Park(facts.conversation_id, facts.side, facts.epoch, until, "moved_lately")
+            wait_s = facts.moved_at + interval - now
+            park = Park(facts.conversation_id, facts.side, facts.epoch, wait_s, "moved_lately")
             return park, self._decision(facts, DecisionKind.PARKED, route, now, "Moved less than a minute ago.")
         if best is not None and best.address is not None:
             reason = facts.why or "routed"
@@ -174,12 +174,12 @@ class Planner:
             words = "Nothing can ever carry this message; its sender is told."
             fail = Fail(facts.conversation_id, facts.side, facts.epoch, facts.why or "no_route", facts.head)
             return fail, self._decision(facts, DecisionKind.PARKED, route, now, words)
-        until = now + self.core.settings.failover.park_s
+        wait_s = self.core.settings.failover.park_s
         if facts.why == "misconfigured":
-            until = now + MISCONFIGURED_PARK_S
+            wait_s = MISCONFIGURED_PARK_S
         if facts.head_class is MessageClass.BULK and facts.head:
-            until = now + self.core.settings.failover.bulk_park_s
-        park = Park(facts.conversation_id, facts.side, facts.epoch, until, facts.why or "no_route")
+            wait_s = self.core.settings.failover.bulk_park_s
+        park = Park(facts.conversation_id, facts.side, facts.epoch, wait_s, facts.why or "no_route")
         return park, self._decision(facts, DecisionKind.PARKED, route, now, f"No way now ({facts.why or 'no route'}).")
 
     def _hopeless(self, facts: SideFacts, route: Route) -> bool:

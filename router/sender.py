@@ -225,11 +225,10 @@ class Sender:
         return _Said(None, receipt, message, "", took)
 
     async def _settle(self, leased: Leased, said: _Said) -> None:
-        now = self.core.clock.now()
         if said.judgement is not None and said.judgement.outcome == "unavailable" and await self._in_doubt():
             # Another attempt would only wait for the same silence: let the detector decide first.
             said.judgement = replace(said.judgement, retry_after_s=DOUBT_PAUSE_S)
-        settlement = self._settlement(leased, said, now)
+        settlement = self._settlement(leased, said)
         if settlement.vendor_ids and not self.adapter.capabilities.echoes_token:
             await self._insist(lambda: self._claim(leased, settlement.vendor_ids), leased, "claim")
         shard = shard_of(leased.message_id)
@@ -242,23 +241,23 @@ class Sender:
             return False
         return any(view.id == self.endpoint and view.status_out in {Status.SUSPECT, Status.DOWN} for view in views)
 
-    def _settlement(self, leased: Leased, said: _Said, now: float) -> Settlement:
+    def _settlement(self, leased: Leased, said: _Said) -> Settlement:
         capabilities = self.adapter.capabilities
-        outcome, reason, retry_at = "sent", "", 0.0
+        outcome, reason, retry_after_s = "sent", "", 0.0
         vendor_ids: tuple[str, ...] = ()
-        occupied_until = due_at = 0.0
+        occupied_s = receipt_within_s = 0.0
         if said.judgement is not None:
             outcome, reason = said.judgement.outcome, said.judgement.reason
-            retry_at = now + said.judgement.retry_after_s
+            retry_after_s = said.judgement.retry_after_s
         elif said.receipt is not None:
             vendor_ids = said.receipt.vendor_ids
-            occupied_until = now + said.receipt.occupied_s if said.receipt.occupied_s else 0.0
+            occupied_s = said.receipt.occupied_s
             if said.receipt.state is ReceiptState.DELIVERED:
                 outcome = "delivered"
             elif capabilities.receipts:
-                due_at = now + (capabilities.receipt_due_s or RECEIPT_INDEXED_S)
+                receipt_within_s = capabilities.receipt_due_s or RECEIPT_INDEXED_S
             elif self.endpoint in self.core.canaries:
-                due_at = now + RECALLABLE_S
+                receipt_within_s = RECALLABLE_S
         return Settlement(
             conversation_id=leased.conversation_id,
             side=leased.side,
@@ -268,9 +267,9 @@ class Sender:
             outcome=outcome,
             reason=reason,
             vendor_ids=vendor_ids,
-            retry_at=retry_at,
-            occupied_until=occupied_until,
-            receipt_due_at=due_at,
+            retry_after_s=retry_after_s,
+            occupied_s=occupied_s,
+            receipt_within_s=receipt_within_s,
             said=said.message.content if leased.notice is not None and said.message is not None else None,
         )
 

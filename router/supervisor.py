@@ -191,7 +191,7 @@ class Supervisor:
             for view in views
         }
         if gates != self._gates or now - self._gates_at >= GATES_EVERY_S:
-            await self.core.control.set_gates(gates, now)
+            await self.core.control.set_gates(gates)
             if gates != self._gates:
                 self.core.forget_views()
             self._gates, self._gates_at = gates, now
@@ -245,7 +245,7 @@ class Supervisor:
         now = self.core.clock.now()
         forced_up = any(one.active(now) and one.target == endpoint for one in await self.core.failovers())
         if not forced_up:
-            await self.core.control.set_gates({endpoint: False}, now)
+            await self.core.control.set_gates({endpoint: False})
             self._gates[endpoint] = False
 
     async def _recall_lost(self, endpoint: EndpointId, at: float) -> None:

@@ -182,8 +182,7 @@ async def _storm_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
     await _make_customers(stage, min(sizes.storm, PLANNED_MAX))
     ids = await seed(stage.store, sizes.storm, 1)
     tell("planning")
-    now = await stage.store.server_ms() / 1000
-    await Control(stage.redis).set_gates({HERE: False}, now)
+    await Control(stage.redis).set_gates({HERE: False})
     planned = await stage.contender.ask(do="plan", ids=ids[:PLANNED_MAX])
     plain, storm, waits, quiet = [], [], [], []
     for number in range(sizes.repetitions):

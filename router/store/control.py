@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from health.report import EndpointId
 from router.store import keys
+from router.store.clock import server_ms
 from router.store.redis import Pipelined
 
 GATE_TTL_S = 60.0
@@ -26,26 +27,30 @@ class EarlyReceipt:
 class Control:
     """Written by the supervisor and the command line; read inside `lease` and by the planner."""
 
-    def __init__(self, redis: Pipelined, shards: int = 1) -> None:
+    def __init__(self, redis: Pipelined, shards: int = 1, *, now_ms: Callable[[], int] | None = None) -> None:
         self.redis = redis
         self.shards = shards
+        self._now_ms = now_ms
 
-    async def set_gates(self, gates: Mapping[EndpointId, bool], now: float, ttl_s: float = GATE_TTL_S) -> None:
-        """Write gates (True: open) to every shard; returns when all writes are acknowledged."""
-        until = int((now + ttl_s) * 1000)
+    async def set_gates(self, gates: Mapping[EndpointId, bool], ttl_s: float = GATE_TTL_S) -> None:
+        """Write gates (True: open) to every shard, for `ttl_s` by Redis' clock; returns when all are acknowledged."""
+        until = await self._clock_ms() + int(ttl_s * 1000)
         for number in range(self.shards):
             flat = [part for endpoint, is_open in gates.items() for part in (endpoint, _dump_gate(is_open, until))]
             if flat:
                 await self.redis.call("HSET", f"{keys.shard(number)}gate", *flat)
 
-    async def gates(self, now: float) -> dict[EndpointId, bool]:
+    async def gates(self) -> dict[EndpointId, bool]:
         """Gates that are in force, True for open; an endpoint nobody has spoken of is open."""
-        rows = await self.redis.call("HGETALL", f"{keys.shard(0)}gate")
+        rows, now_ms = await asyncio.gather(self.redis.call("HGETALL", f"{keys.shard(0)}gate"), self._clock_ms())
         found = {}
         for endpoint, text in rows.items():
             state, _, until = text.partition("|")
-            found[EndpointId(endpoint)] = state == "open" or int(until) / 1000 <= now
+            found[EndpointId(endpoint)] = state == "open" or int(until) <= now_ms
         return found
+
+    async def _clock_ms(self) -> int:
+        return self._now_ms() if self._now_ms else await server_ms(self.redis)
 
     async def save_failover(self, identity: str, facts: Mapping[str, object]) -> None:
         """Write a forced failover."""

@@ -9,6 +9,7 @@ from health.report import EndpointId
 from router.domain.conversation import Conversation, Message, Side, SideName
 from router.domain.ids import shard_of
 from router.store import codec, keys
+from router.store.clock import server_ms
 from router.store.redis import Pipelined
 
 QUEUE_MAX = 1000
@@ -122,10 +123,10 @@ class Reading:
         key = f"{keys.shard(shard)}hidden"
         return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(at * 1000), "LIMIT", 0, limit))
 
-    async def receipts_overdue(self, shard: int, endpoint: EndpointId, now: float, limit: int) -> list[str]:
-        """Tokens of attempts whose receipt should have come by `now`."""
+    async def receipts_overdue(self, shard: int, endpoint: EndpointId, now_ms: int, limit: int) -> list[str]:
+        """Tokens of attempts whose receipt should have come by `now_ms` of the store's clock."""
         key = f"{keys.shard(shard)}aw:{endpoint}"
-        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(now * 1000), "LIMIT", 0, limit))
+        return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit))
 
     async def natural_key(self, shard: int, key: str) -> tuple[str, str] | None:
         """(message id, conversation id) accepted under a natural key, or None."""
@@ -157,14 +158,7 @@ class Reading:
 
     async def clock_ms(self) -> int:
         """The time that scripts go by, in unix milliseconds."""
-        return self._now_ms() if self._now_ms else await self.server_ms()
-
-    async def server_ms(self) -> int:
-        """The server's clock in unix milliseconds."""
-        answer = await self.redis.call("TIME")
-        if isinstance(answer, (list, tuple)):
-            return int(answer[0]) * 1000 + int(answer[1]) // 1000
-        raise TypeError(f"TIME answered {answer!r}")
+        return self._now_ms() if self._now_ms else await server_ms(self.redis)
 
     async def _run(self, script: str, shard: int, argument: Any) -> Any:
         now = self._now_ms() if self._now_ms else None

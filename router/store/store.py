@@ -97,9 +97,10 @@ class Settlement:
     outcome: str
     reason: str = ""
     vendor_ids: tuple[str, ...] = ()
-    retry_at: float = 0.0
-    occupied_until: float = 0.0
-    receipt_due_at: float = 0.0
+    retry_after_s: float = 0.0
+    occupied_s: float = 0.0
+    receipt_within_s: float = 0.0
+    """0: none is awaited. Times are told from now on: workers' clocks may disagree, the store has one."""
     said: Content | None = None
     """What a notice said, rendered."""
 
@@ -123,12 +124,12 @@ class Rebind:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Nothing can carry the side now: look again at `until`."""
+    """Nothing can carry the side now: look again after `for_s`, a second at least."""
 
     conversation_id: str
     side: SideName
     epoch: int
-    until: float
+    for_s: float
     reason: str
 
 
@@ -402,7 +403,7 @@ class Store(Reading):
         endpoint: str = "",
     ) -> None:
         """Write a decision or a change into the journal."""
-        now = self._now_ms() if self._now_ms else await self.server_ms()
+        now = await self.clock_ms()
         text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
         await self.redis.call(
             "XADD", f"{keys.shard(shard)}jr", "MAXLEN", "~", 100_000, "*",
@@ -450,9 +451,9 @@ def _dump_settlement(settlement: Settlement) -> dict[str, Any]:
         "f": settlement.fence,
         "o": settlement.outcome,
         "r": settlement.reason[:200],
-        "at": int(settlement.retry_at * 1000),
-        "occ": int(settlement.occupied_until * 1000),
-        "due": int(settlement.receipt_due_at * 1000),
+        "in": int(settlement.retry_after_s * 1000),
+        "occ": int(settlement.occupied_s * 1000),
+        "due": int(settlement.receipt_within_s * 1000),
     }
     if settlement.vendor_ids:
         row["v"] = list(settlement.vendor_ids)
@@ -470,7 +471,7 @@ def _dump_change(change: Rebind | Park | Fail) -> dict[str, Any]:
     }
     match change:
         case Park():
-            row["park"] = int(change.until * 1000)
+            row["park"] = int(change.for_s * 1000)
         case Fail():
             row |= {"fail": 1, "m": change.message_id}
         case Rebind():

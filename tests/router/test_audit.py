@@ -229,7 +229,7 @@ async def _due_for_nobody(bench: Bench) -> None:
 
 
 async def _parked_without_reason(bench: Bench) -> None:
-    await bench.store.rebind(0, [Park(bench.conversation, SideName.CUSTOMER, 1, bench.clock[0] / 1000 + 30, "none")])
+    await bench.store.rebind(0, [Park(bench.conversation, SideName.CUSTOMER, 1, 30, "none")])
     await bench.redis("HDEL", f"{P}m:{bench.first}", "pu")
 
 
@@ -418,15 +418,15 @@ async def test_each_corruption_is_found(
 
 async def test_an_attempt_at_a_closed_gate_is_found(bench: Bench) -> None:
     """Closed before and after, never opened between: what began meanwhile passed it."""
-    control = Control(bench.store.redis)
-    await control.set_gates({MAIL: False}, bench.clock[0] / 1000)
+    control = Control(bench.store.redis, now_ms=lambda: bench.clock[0])
+    await control.set_gates({MAIL: False})
 
     async def pass_the_gate() -> None:
         await asyncio.sleep(0.05)
         bench.clock[0] += 10
         await bench.redis("HDEL", f"{P}gate", MAIL)
         await bench.lease()
-        await control.set_gates({MAIL: False}, bench.clock[0] / 1000)
+        await control.set_gates({MAIL: False})
         bench.clock[0] += 10
 
     # Something to look at twice, so that the audit lasts as long as the second look is away.
@@ -521,12 +521,11 @@ class Traffic:
                 if outcome == "late":
                     await asyncio.sleep(0.2)
                     outcome = "sent"
-                now = time.time()
                 await self.bench.settle(
                     one,
                     outcome,
-                    retry_at=now + 0.1 if outcome == "throttled" else 0,
-                    receipt_due_at=now + 5 if outcome == "sent" else 0,
+                    retry_after_s=0.1 if outcome == "throttled" else 0,
+                    receipt_within_s=5 if outcome == "sent" else 0,
                     said=Content("You are here now.") if one.notice else None,
                 )
                 self.settled += 1
@@ -540,7 +539,7 @@ class Traffic:
             changes: list[Rebind | Park] = []
             for facts in await self.store.plan(0, 50):
                 if facts.side is SideName.AGENT or self.random.random() < 0.3:
-                    changes.append(Park(facts.conversation_id, facts.side, facts.epoch, time.time() + 0.05, "no_way"))
+                    changes.append(Park(facts.conversation_id, facts.side, facts.epoch, 0.05, "no_way"))
                     continue
                 where = self.random.choice([MAIL, SMS])
                 changes.append(Rebind(facts.conversation_id, facts.side, facts.epoch, where, PLACES[where], "rejected"))

@@ -48,7 +48,7 @@ async def opened(store: Store, messages: int) -> str:
     """A conversation of some messages."""
     conversation = ""
     for number in range(messages):
-        now = await store.server_ms()
+        now = await store.clock_ms()
         identity = conversation or new_id("v", 0, now)
         create = NewConversation(
             new_id("c", 0, now), "", "", "en", MessageClass.NORMAL, 5, "",
@@ -71,9 +71,9 @@ async def by_hand(store: Store, conversation: str, limit: int) -> list[str]:
 
 async def test_no_more_is_read_than_was_written_since_it_opened(store: Counted) -> None:
     """However long the journal is: beneath its first entry nothing is about it."""
-    await others(store, 5_000, await store.server_ms() - 1_000)
+    await others(store, 5_000, await store.clock_ms() - 1_000)
     conversation = await opened(store, 3)
-    await others(store, 700, await store.server_ms())
+    await others(store, 700, await store.clock_ms())
     entries = await decisions_of(store, conversation, 100)
     assert [one.id for one in entries] == await by_hand(store, conversation, 100)
     assert [one.kind for one in entries][::4] == ["decision.made", "conversation.opened"]
@@ -82,7 +82,7 @@ async def test_no_more_is_read_than_was_written_since_it_opened(store: Counted) 
 
 async def test_what_lost_its_first_entry_ends_where_it_opened(store: Counted) -> None:
     conversation = await opened(store, 1)
-    opened_ms = (await store.server_ms()) - 7_200_000
+    opened_ms = (await store.clock_ms()) - 7_200_000
     await store.redis.call("HSET", f"tl:{{s0}}:v:{conversation}", "oa", opened_ms + 3_600_000)
     await store.redis.call("XTRIM", "tl:{s0}:jr", "MAXLEN", 0)
     await others(store, 3_000, opened_ms)
@@ -94,7 +94,7 @@ async def test_what_lost_its_first_entry_ends_where_it_opened(store: Counted) ->
 async def test_enough_is_enough(store: Counted) -> None:
     """The newest ones, as many as were asked for."""
     conversation = await opened(store, 12)
-    await others(store, 600, await store.server_ms())
+    await others(store, 600, await store.clock_ms())
     entries = await decisions_of(store, conversation, 5)
     assert [one.id for one in entries] == await by_hand(store, conversation, 5)
 
@@ -103,6 +103,6 @@ async def test_a_search_has_an_end(store: Counted, monkeypatch: pytest.MonkeyPat
     """What is buried too deep is not looked for."""
     monkeypatch.setattr(journal_reader, "SEARCHED_MAX", 1_000)
     conversation = await opened(store, 1)
-    await others(store, 1_500, await store.server_ms())
+    await others(store, 1_500, await store.clock_ms())
     assert await decisions_of(store, conversation, 100) == []
     assert store.read == 1_000

@@ -18,7 +18,7 @@ async def test_a_forced_failover_moves_what_its_preview_said_and_ends_by_itself(
     await talk.is_at("email/sandbox")
 
     started = (await world.post("/v1/failovers", ask))["failover"]
-    assert not (await world.core.control.gates(world.core.clock.now()))["email/sandbox"]
+    assert not (await world.core.control.gates())["email/sandbox"]
     notice = await gil.phone.expects("Example Shop", await talk.reference())
     assert notice.endpoint == "sms/backup"
     await talk.is_at("sms/backup")

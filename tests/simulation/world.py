@@ -213,7 +213,7 @@ class World:
             settings=settings,
             store=Store(line, now_ms=self.server.now_ms),
             people=People(line),
-            control=Control(line),
+            control=Control(line, now_ms=self.server.now_ms),
             board=cast(Any, SimBoard(self, self.rng.choice((0.0, 0.0, 1.0, 5.0)))),
             files=cast(Any, None),
             archive=cast(Any, None),

@@ -3,7 +3,7 @@
 -- ARGV[2]  JSON list, at most 100: c conversation, s side, e expected epoch, and either
 --          ep endpoint, ad address, r reason, nt notice {id, ...} or nil, hd hold after an unknown attempt's end in ms or -1,
 --          auto 0/1 (counts as an automatic move), incident
---          or park until in ms, r reason
+--          or park for ms from now, r reason
 --          or fail 1, m message, r reason: nothing will ever carry it, if it still is the head; its sender is told.
 --          m '': nothing waits but a notice, and nobody is there to be told
 -- Answers  a list: 'ok', 'epoch' (somebody else was faster), 'missing'
@@ -37,8 +37,7 @@ local function rebind(B)
     return 'ok'
   end
   if B.park then
-    -- The planner's clock may be behind ours: what is parked is looked at again after a second at the earliest.
-    B.park = math.max(B.park, NOW + PARK_LEAST_MS)
+    B.park = NOW + math.max(B.park, PARK_LEAST_MS)
     local head = redis.call('LINDEX', P .. 'q:' .. S.id, 0)
     if head and S.t == '' then
       local state = redis.call('HGET', P .. 'm:' .. head, 'st')

@@ -1,7 +1,8 @@
 -- settle: record what came of attempts, free their leases, make their sides due for what is next.
 --
 -- ARGV[2]  JSON list, at most 100: c conversation, s side, m message, n attempt number, f fence, o outcome, r reason,
---          v vendor ids, at retry time in ms, occ occupied until in ms, due receipt due in ms or 0, text what a notice said
+--          v vendor ids, in wait before a retry, occ occupied for, due receipt within, all in ms from now or 0, text what a
+--          notice said
 --          outcomes: sent delivered returned unavailable throttled unknown rejected unreachable misconfigured
 -- Answers  a list: 'ok', 'late' (recorded as evidence on its attempt only) or 'missing'
 -- Guarantees  a fence that is not the side's changes nothing but its attempt's evidence. A message is removed by id.
@@ -24,10 +25,10 @@ local function taken(S, O, At)
   redis.call('HDEL', key, 'uk', 'na')
   if redis.call('LREM', P .. 'q:' .. S.id, 1, O.m) == 1 then hold(S, 0) end
   if O.text then redis.call('HSET', key, 'b', O.text) end
-  if O.o == 'sent' and O.due > 0 then redis.call('ZADD', P .. 'aw:' .. At.ep, O.due, At.t) end
-  if O.occ > NOW and not is_left(S, At) then
-    S.b = O.occ
-    redis.call('HSET', S.key, 'b', int(O.occ))
+  if O.o == 'sent' and O.due > 0 then redis.call('ZADD', P .. 'aw:' .. At.ep, int(NOW + O.due), At.t) end
+  if O.occ > 0 and not is_left(S, At) then
+    S.b = NOW + O.occ
+    redis.call('HSET', S.key, 'b', int(S.b))
   end
   redis.call('HSET', P .. 'pair:' .. At.ep .. '|' .. At.ad, S.c, int(NOW))
   if string.sub(At.ep, 1, 6) == 'email/' and O.v and O.v[1] then
@@ -89,11 +90,11 @@ local function not_taken(S, O, At)
     later = 0 -- the pause is for that endpoint: a side that has moved on meanwhile has nothing to wait for
   elseif O.o == 'throttled' then
     local expires = tonumber(redis.call('HGET', key, 'xp') or 0) or 0
-    if expires > 0 and O.at > expires then exclude(S, O, At) else later = O.at end
+    if expires > 0 and NOW + O['in'] > expires then exclude(S, O, At) else later = NOW + O['in'] end
   elseif O.o == 'unavailable' then
     -- Due again at once; from the second try on with a pause that doubles, up to 30 s.
     if At.n > 1 then later = NOW + math.min(30000, 125 * 2 ^ math.min(At.n, 8)) end
-    later = math.max(later, O.at > NOW and O.at or 0)
+    if O['in'] > 0 then later = math.max(later, NOW + O['in']) end
   else
     exclude(S, O, At)
   end

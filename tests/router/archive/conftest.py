@@ -81,10 +81,9 @@ class Shelf:
             if not leased:
                 return
             for one in leased:
-                due = self.clock[0] / 1000 + 60
                 row = Settlement(one.conversation_id, one.side, one.message_id, one.number, one.fence, "sent")
                 await self.store.settle(
-                    0, [Settlement(*_values(row), vendor_ids=(f"<{one.token}>",), receipt_due_at=due)]
+                    0, [Settlement(*_values(row), vendor_ids=(f"<{one.token}>",), receipt_within_s=60)]
                 )
 
     async def lease(self, endpoint: EndpointId):

@@ -32,7 +32,7 @@ async def test_a_throttled_message_that_would_miss_its_deadline_is_planned_at_on
     await desk.open()
     message = await desk.say("one", expires_in=60)
     (leased,) = await desk.lease()
-    await desk.settle(leased, "throttled", retry_at=desk.now + 120)
+    await desk.settle(leased, "throttled", retry_after_s=120)
     (facts,) = await desk.store.plan(0, 10)
     assert (facts.head, facts.why) == (message, "throttled")
     assert [(one[0], one[2]) for one in facts.not_here] == [(MAIL, "throttled")], "or the same endpoint is chosen again"
@@ -44,7 +44,7 @@ async def test_a_side_whose_notice_waits_is_looked_at_when_the_notice_may_go_and
     await desk.move()
     (notice,) = await desk.lease(SMS)
     assert notice.kind is Kind.NOTICE
-    await desk.settle(notice, "throttled", retry_at=desk.now + 30)
+    await desk.settle(notice, "throttled", retry_after_s=30)
     assert await due_at(desk) == desk.now + 30
     assert await desk.lease(SMS) == [] and await due_at(desk) > desk.now
 
@@ -115,7 +115,7 @@ async def test_a_bounce_of_an_earlier_message_does_not_end_one_that_waits_for_a_
 async def test_parking_and_waking_do_not_end_a_message_that_waits_for_a_person(desk):
     await desk.open()
     waits = await needs_a_person(desk)
-    park = Park(desk.conversation, SideName.CUSTOMER, 1, desk.now + 30, "no_route")
+    park = Park(desk.conversation, SideName.CUSTOMER, 1, 30, "no_route")
     assert await desk.store.rebind(0, [park]) == ["ok"]
     desk.advance(31)
     await desk.store.plan(0, 10)
@@ -133,7 +133,7 @@ async def test_a_late_receipt_for_a_notice_does_not_cut_the_hold_of_the_message_
     (notice,) = await desk.lease(SMS)
     await desk.settle(notice, "unknown")
     (leased,) = await desk.lease(SMS)
-    await desk.settle(leased, "throttled", retry_at=desk.now + 30)
+    await desk.settle(leased, "throttled", retry_after_s=30)
     await desk.store.receipt(notice.token, "delivered")
     assert await due_at(desk) == desk.now + 30
     assert leased.message_id == message
@@ -159,7 +159,7 @@ async def test_what_an_endpoint_lost_goes_out_again_in_the_order_it_was_said(des
     for text in ("one", "two", "three"):
         said.append(await desk.say(text))
         (leased,) = await desk.lease()
-        await desk.settle(leased, "sent", receipt_due_at=desk.now + 3600)
+        await desk.settle(leased, "sent", receipt_within_s=3600)
         desk.advance(1)
     assert await desk.store.recall(0, MAIL, desk.now - 60) == 3
     again = []
@@ -187,8 +187,8 @@ async def test_a_notice_that_was_overtaken_holds_nothing_up_when_its_outcome_is_
 async def test_the_endpoint_that_was_left_does_not_slow_down_the_one_that_was_chosen(desk):
     await desk.open()
     for outcome, more in (
-        ("throttled", {"retry_at": desk.now + 600}),
-        ("unavailable", {"retry_at": desk.now + 600}),
+        ("throttled", {"retry_after_s": 600}),
+        ("unavailable", {"retry_after_s": 600}),
     ):
         message = await desk.say("one")
         (leased,) = await desk.lease()
@@ -206,7 +206,7 @@ async def test_a_call_at_the_leg_that_was_left_does_not_occupy_the_new_one(desk)
     (leased,) = await desk.lease()
     second = await desk.say("two")
     await desk.move(notice=False)
-    await desk.settle(leased, "sent", occupied_until=desk.now + 600)
+    await desk.settle(leased, "sent", occupied_s=600)
     (again,) = await desk.lease(SMS)
     assert again.message_id == second
 
@@ -214,7 +214,7 @@ async def test_a_call_at_the_leg_that_was_left_does_not_occupy_the_new_one(desk)
 async def test_what_was_parked_goes_where_the_customer_has_just_written_from(desk):
     await desk.open()
     message = await desk.say("one")
-    park = Park(desk.conversation, SideName.CUSTOMER, 1, desk.now + 600, "no_route")
+    park = Park(desk.conversation, SideName.CUSTOMER, 1, 600, "no_route")
     assert await desk.store.rebind(0, [park]) == ["ok"]
     await desk.hear("I am here now", pin=(SMS, NUMBER))
     (leased,) = await desk.lease(SMS)

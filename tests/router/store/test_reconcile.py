@@ -71,7 +71,7 @@ async def test_a_side_with_work_is_due_again_whatever_took_it_away(desk, reconci
 async def test_a_parked_side_goes_back_among_those_that_need_a_route(desk, reconciler):
     await desk.open()
     await desk.say("On its way.")
-    await desk.store.rebind(0, [Park(desk.conversation, SideName.CUSTOMER, 1, desk.now + 60, "nothing_up")])
+    await desk.store.rebind(0, [Park(desk.conversation, SideName.CUSTOMER, 1, 60, "nothing_up")])
     await redis(desk, "DEL", due("@plan"))
     assert await reconciler.step() == 1
     desk.advance(61)
@@ -140,7 +140,7 @@ async def test_on_a_sound_and_busy_store_nothing_is_repaired(desk, reconciler):
         assert await reconciler.step() == 0
         for leased in await desk.lease(count=100):
             assert await reconciler.step() == 0
-            await desk.settle(leased, outcome, retry_at=desk.now + 7)
+            await desk.settle(leased, outcome, retry_after_s=7)
             assert await reconciler.step() == 0
         if turn % 2:
             await desk.move()
