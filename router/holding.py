@@ -16,6 +16,7 @@ from router.domain.matching import Held, Why
 from router.store.codec import read_place
 from router.store.people import TooManyBindings
 from router.store.store import AcceptAnswer, NewConversation, NewLeg, NewMessage
+from router.strangers import Strangers
 
 PROMPT_EVERY_S = 600
 """One prompt an address in ten minutes: whoever does not read it is not asked again and again."""
@@ -74,7 +75,9 @@ class Holding:
             await self._send_code(at, held.candidates[0])
 
     async def say(self, at: Place, text: str, kind: Kind) -> None:
-        """Say something to a place outside any conversation."""
+        """Say something to a place outside any conversation, unless strangers have made us say enough this hour."""
+        if not await Strangers(self.core).may_hear(read_place(at.place)[0]):
+            return
         now = self.core.clock.now()
         await self.core.store.accept(
             at.conversation_id,
@@ -154,6 +157,9 @@ class Holding:
     async def _send_code(self, at: Place, conversation_id: str) -> None:
         conversation = await self.core.store.conversation(conversation_id)
         if conversation is None or not await self._may_send_code(conversation_id):
+            return
+        side = await self.core.store.side(conversation_id, SideName.CUSTOMER)
+        if side is None or not await Strangers(self.core).may_hear(side.leg.address):
             return
         code = f"{secrets.randbelow(10**6):06d}"
         claim = json.dumps({"code": code, "conversation": conversation_id})

@@ -97,6 +97,16 @@ class MessageSettings(Table):
     needs_human_s: Seconds = Field(600.0, description="seconds a message waits for a person's decision")
 
 
+class StrangersSettings(Table):
+    """`[strangers]`: what those who have proven nothing can make us say: prompts, codes, confirmations."""
+
+    per_address_hour_max: int = Field(5, ge=1, le=1_000, description="messages an hour to one address, at most")
+    per_country_hour_max: int = Field(
+        30, ge=0, le=100_000, description="messages an hour to numbers of one foreign country, at most"
+    )
+    per_hour_max: int = Field(600, ge=0, le=1_000_000, description="messages an hour to all of them, at most")
+
+
 class DispatchSettings(Table):
     """`[dispatch]`: the loops that send."""
 
@@ -175,6 +185,7 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     failover: FailoverSettings = FailoverSettings()
     messages: MessageSettings = MessageSettings()
+    strangers: StrangersSettings = StrangersSettings()
     health: DetectorSettings = DetectorSettings()
     dispatch: DispatchSettings = DispatchSettings()
     attachments: AttachmentSettings = AttachmentSettings()
