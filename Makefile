@@ -6,7 +6,7 @@ TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 SEED ?= 0
-.PHONY: help run demo doctor test test-bundled test-cluster test-sentinel peers chaos simulate soak mutants bench bench-detectors check map lock clean
+.PHONY: help run demo drill doctor test test-bundled test-cluster test-sentinel peers chaos simulate soak mutants bench bench-detectors check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,6 +16,9 @@ run: $(VENV)/installed  ## install what is needed, then run everything; Ctrl-C s
 
 demo: $(VENV)/installed  ## tell the story of two outages in the terminal, in under a minute
 	@$(BIN)/throughline demo
+
+drill: $(VENV)/installed  ## rehearse an outage by your settings, on stand-ins: make drill ENDPOINTS=sms/acme DRILL="--fault refuse --quick"
+	@$(BIN)/throughline drill $(ENDPOINTS) $(DRILL)
 
 doctor: $(VENV)/installed  ## check settings, Redis and every endpoint
 	@$(BIN)/throughline doctor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from router.cli import backup, bench, conversation, doctor, drill, endpoint, failover, key, roles, status, up
+from router.cli import backup, bench, conversation, customer, doctor, drill, endpoint, failover, key, roles, status, up
 from router.cli.rim import SETTINGS_STATUS, Session, say_fault
 from router.domain.catalogues import WordingError
 from router.settings import SETTINGS_FILE, SETTINGS_VARIABLE, SettingsError
@@ -50,6 +50,7 @@ for command in (
     failover.failover,
     drill.drill,
     conversation.conversation,
+    customer.customer,
     key.key,
     endpoint.endpoint,
     bench.bench,

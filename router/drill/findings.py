@@ -113,7 +113,8 @@ class Findings:
         missed = [one for one in self.courses if not one.noticed and one.fault is not Fault.SLOW]
         found = [f"{one.endpoint}: the outage was never noticed{_hint(one.fault)}" for one in missed]
         found = [*self.verdict.wrongs, *found]
-        if any(one.down_s for one in self.courses) and not any(one.moved_to for one in self.courses):
+        broken = [one for one in self.courses if one.fault is not Fault.SLOW]
+        if any(one.down_s or one.waited for one in broken) and not any(one.moved_to for one in self.courses):
             nobody = len(self.alone) == self.customers
             found.append(f"nothing could move: {'no customer had another way' if nobody else 'every answer waited'}")
         return tuple(found)

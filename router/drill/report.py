@@ -30,10 +30,10 @@ def show_findings(screen: Screen, findings: Findings, crowd: Crowd, stuck: str) 
     for fault in faults:
         console.print(Text(f"  {fault}", "red"), soft_wrap=not console.is_terminal)
     if faults:
-        screen.say(f"The drill failed: {faults[0]}.".replace("..", "."), "bold red")
+        screen.say(f"The drill failed: {faults[0].rstrip('.')}.", "bold red")
         return 1
     screen.say(
-        "The drill succeeded: the outage was noticed, and nothing was lost, doubled without a flag, or out of order.",
+        "The drill succeeded: nothing was lost, doubled without a flag, or out of order.",
         "bold green",
     )
     return 0
@@ -71,6 +71,8 @@ def _lines_of(course: Course) -> list[str]:
     lines = [f"{course.endpoint}: {_count(moved, 'answer')} moved" + (f": {where}." if where else ".")]
     if course.why:
         lines[0] += f" Down was settled by {course.why.replace('_', ' ')}."
+    else:
+        lines[0] += " It was never down, so nobody was led away."
     lines.append(
         f"{course.endpoint}: {_count(course.verdict.notices, 'customer')} told by a notice; "
         f"{_count(course.waited, 'answer')} waited until it was mended; "
@@ -89,7 +91,7 @@ def _alone(findings: Findings, crowd: Crowd) -> str:
         f"{number} ({people[number].channel} only)" if not people[number].others else str(number)
         for number in findings.alone[:NAMED_MAX]
     )
-    more = " ..." if len(findings.alone) > NAMED_MAX else ""
+    more = f" and {len(findings.alone) - NAMED_MAX} more" if len(findings.alone) > NAMED_MAX else ""
     return (
         f"{len(findings.alone)} of {findings.customers} customers had no other way: {named}{more}. A second endpoint "
         "on their channel, or a second address that they agreed to, would help them."
