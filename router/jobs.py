@@ -25,13 +25,14 @@ from prometheus_client import Gauge
 from redis.exceptions import RedisError
 
 from health.board import Board
+from router import collecting
 from router.archive.moving import archive_conversation
 from router.core import Core
 from router.domain.conversation import MessageState
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings, default_broker_url, load_settings
 from router.store import keys
-from router.store.connecting import connect, read_address
+from router.store.connecting import connect, disconnect, read_address
 from router.store.store import Store
 from router.workers import BEAT_S, worker_name
 
@@ -48,6 +49,7 @@ ARCHIVED_MAX: Final = 500
 """Conversations moved in one slot, at most: 30,000 an hour."""
 ARCHIVE_S: Final = 8.0
 """And for this long: a worker that is told to stop finishes its job first."""
+COLLECT_S: Final = 30.0
 JOURNAL_READ_MAX: Final = 5_000
 ALIVE_S: Final = 150.0
 """The clockwork is alive while a job went through within this: two missed minutes are a fault."""
@@ -198,6 +200,12 @@ async def _close_hidden(core: Core) -> dict[str, int]:
     return {"closed": count}
 
 
+async def _collect_files(core: Core) -> dict[str, int]:
+    """Once a day, for 30 s at most: what is not done by then is tried again an hour later."""
+    async with asyncio.timeout(COLLECT_S):
+        return await collecting.collect_files(core)
+
+
 async def _report_queue_age(core: Core) -> dict[str, float]:
     now = core.clock.now()
     oldest = 0.0
@@ -254,10 +262,11 @@ def _define(name: str, job: Job) -> Any:
 mark_beat = _define("mark_beat", _mark_beat)
 archive_closed = _define("archive_closed", _archive_closed)
 close_hidden = _define("close_hidden", _close_hidden)
+collect_files = _define("collect_files", _collect_files)
 report_queue_age = _define("report_queue_age", _report_queue_age)
 app.conf.beat_schedule = {
     job.name: {"task": job.name, "schedule": crontab(), "options": {"expires": SLOT_S - 5}}
-    for job in (mark_beat, archive_closed, close_hidden, report_queue_age)
+    for job in (mark_beat, archive_closed, close_hidden, collect_files, report_queue_age)
 }
 
 
@@ -338,7 +347,7 @@ class _SignOfLife(threading.Thread):
             await asyncio.to_thread(self._over.wait, BEAT_S)
         with contextlib.suppress(RedisError, OSError, TimeoutError):  # it lapses by itself
             await board.forget_worker(self._worker)
-        await client.aclose()
+        await disconnect(client)
 
 
 def _leave_logging_alone(**_: object) -> None:

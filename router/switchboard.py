@@ -8,13 +8,14 @@ from channels.messages import About, Accepted, Event, Matter
 from router.archive.records import Sought
 from router.core import ArchiveUnavailable, Conflict, Core, Invalid, NotFound, SwitchboardError
 from router.edge import EVENT, OPENING, Draft, take_event
+from router.erasure import Erased, erase_customer
 from router.evidence_desk import EvidenceDesk
 from router.holding import Holding
 from router.journal_reader import JournalEntry, decisions_of, follow
 from router.openings import Opening
 from router.operations import EndpointState, Operations
 from router.people_desk import PeopleDesk
-from router.reading import ConversationView, Page
+from router.reading import ConversationView, Page, known
 from router.reception import Reception
 from router.spool_records import load_event
 from router.store.redis import StoreUnavailable
@@ -25,6 +26,7 @@ __all__ = [
     "Conflict",
     "ConversationView",
     "EndpointState",
+    "Erased",
     "Invalid",
     "JournalEntry",
     "NotFound",
@@ -89,6 +91,10 @@ class Switchboard(Talk, PeopleDesk, Operations):
             await self.begin(Opening.load(fields))
         else:
             await self.put(Draft.load(fields))
+
+    async def erase_customer(self, customer_id: str, *, who: str, why: str, close: bool = False) -> Erased:
+        """Erase a customer wherever they stand; see `erasure.erase_customer`, also for what it raises."""
+        return await erase_customer(self.core, known(customer_id), who=who, why=why, close=close)
 
     async def read_file(self, sha256: str) -> bytes:
         """A stored file's bytes. Raises NotFound."""

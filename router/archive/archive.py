@@ -56,6 +56,10 @@ class Archive:
         sql = "SELECT id FROM conversations WHERE reference = ? ORDER BY closed_at DESC LIMIT 1"
         return await self._run(lambda connection: str((connection.ask(sql, reference) or [("",)])[0][0]))
 
+    async def ids_of(self, customer_id: str) -> list[str]:
+        """Ids of all of a customer's conversations."""
+        return await self._run(lambda connection: reading.ids_of(connection, customer_id))
+
     async def find(
         self, sought: Sought, *, before: tuple[float, str] | None = None, limit: int = 50
     ) -> list[ArchivedHead]:

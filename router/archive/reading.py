@@ -32,8 +32,14 @@ def load(connection: Connection, conversation_id: str) -> ArchivedConversation |
         conversation=codec.load_conversation(conversation_id, json.loads(rows[0][0])),
         messages=tuple(codec.load_message(name, record) for name, record in records.items()),
         originals={name: record["og"] for name, record in records.items() if record.get("og")},
+        natural_keys={name: record["nk"] for name, record in records.items() if record.get("nk")},
         legs=tuple(ArchivedLeg(SideName(leg[0]), *leg[1:]) for leg in connection.ask(sql, conversation_id)),
     )
+
+
+def ids_of(connection: Connection, customer_id: str) -> list[str]:
+    """Every conversation of a customer."""
+    return [str(row[0]) for row in connection.ask("SELECT id FROM conversations WHERE customer_id = ?", customer_id)]
 
 
 def load_head(connection: Connection, conversation_id: str) -> ArchivedHead | None:

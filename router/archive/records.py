@@ -41,6 +41,8 @@ class ArchivedConversation:
     originals: Mapping[str, str]
     """SHA-256 of the raw mail on disk, by message id, where there is one."""
     legs: tuple[ArchivedLeg, ...]
+    natural_keys: Mapping[str, str]
+    """What messages came in under, by message id, where they did."""
 
 
 @dataclass(frozen=True, slots=True)

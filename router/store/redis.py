@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.store.cluster import SCRIPTED, ClusterMap, Pool
-from router.store.connecting import SOCKET_TIMEOUT_S
+from router.store.connecting import SOCKET_TIMEOUT_S, disconnect
 
 BATCH_MAX = 500
 REDIRECTS_MAX = 5
@@ -51,6 +51,7 @@ SCRIPTS = (
     "cancel",
     "close",
     "doubt",
+    "files",
     "forget",
     "inspect",
     "lease",
@@ -185,7 +186,7 @@ class Pipelined:
             await asyncio.sleep(0)
         if self._cluster is not None:
             await self._cluster.close()
-        await self.client.aclose()
+        await disconnect(self.client)
 
     async def _on_connect(self, connection: AbstractConnection) -> None:
         await connection.on_connect()

@@ -37,6 +37,16 @@ ROUTES: tuple[AnyRoute, ...] = (
     ),
     get(_CUSTOMER, "Read a customer", talk.customer, models_people.Customer, Nothing, roles=AGENTS),
     Route(
+        "DELETE",
+        _CUSTOMER,
+        "Erase a customer: names, addresses, everything said, files, archive",
+        talk.erase_customer,
+        models_people.Erased,
+        Nothing,
+        models_people.Erasing,
+        ADMINS,
+    ),
+    Route(
         "PUT",
         f"{_CUSTOMER}/bindings",
         "Add or replace a binding: consent, order, verified, locale",

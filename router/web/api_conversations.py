@@ -63,6 +63,14 @@ async def unmerge_customer(call: Call[Nothing, Nothing]) -> models_people.Custom
     return models_people.Customer.of(await call.switchboard.unmerge_customer(call.path["customer_id"]))
 
 
+async def erase_customer(call: Call[Nothing, models_people.Erasing]) -> models_people.Erased:
+    """Erase a customer; done when it answers, and safe to ask again."""
+    erased = await call.switchboard.erase_customer(
+        call.path["customer_id"], who=call.key.author, why=call.query.why, close=call.query.close
+    )
+    return models_people.Erased.of(erased)
+
+
 async def create_agent(call: Call[models_people.NewAgent, Nothing]) -> models_people.Agent:
     """Add an agent."""
     bindings = [binding.to_domain() for binding in call.body.bindings]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from channels import messages
 from channels.messages import Channel
 from health.report import EndpointId
+from router import erasure
 from router.domain import conversation as domain
 
 BINDINGS_MAX = 20
@@ -128,6 +129,35 @@ class CustomerQuery(Model):
 
     channel: Channel
     address: Annotated[str, Line, Field(min_length=1, max_length=320)]
+
+
+class Erasing(Model):
+    """Why a customer is erased, and whether open conversations are ended for it."""
+
+    why: Name = Field(description="Stands in the journal, which outlives the customer: it may not name them.")
+    close: bool = Field(False, description="Erase open conversations too; what waits there is never said.")
+
+
+class Erased(Model):
+    """What was removed: everything that named the customer or repeated what was said. The journal keeps ids."""
+
+    customer_id: str
+    aliases: tuple[str, ...]
+    conversations: int
+    archived: int
+    files: int
+    spooled: int
+
+    @classmethod
+    def of(cls, erased: erasure.Erased) -> Self:
+        return cls(
+            customer_id=erased.customer_id,
+            aliases=erased.aliases,
+            conversations=erased.conversations,
+            archived=erased.archived,
+            files=erased.files,
+            spooled=erased.spooled,
+        )
 
 
 class NewAgent(Model):

@@ -225,7 +225,7 @@ def test_nothing_is_pickled_and_every_job_ticks_by_the_minute() -> None:
     assert jobs.app.conf.accept_content == ["json"]
     assert jobs.app.conf.task_acks_late
     table = jobs.app.conf.beat_schedule
-    names = ("mark_beat", "archive_closed", "close_hidden", "report_queue_age")
+    names = ("mark_beat", "archive_closed", "close_hidden", "collect_files", "report_queue_age")
     assert set(table) == {f"router.jobs.{name}" for name in names}
     for entry in table.values():
         assert entry["schedule"]._orig_minute == "*"
