@@ -103,6 +103,15 @@ def connect(url: str) -> "redis.asyncio.Redis":
     return cast("redis.asyncio.Redis", sentinels.master_for(address.service, db=address.database, **facts))
 
 
+async def disconnect(client: "redis.asyncio.Redis") -> None:
+    """Let go of what `connect` gave out, and of the sentinels it asked."""
+    await client.aclose()
+    pool: Any = getattr(client, "connection_pool", None)
+    if isinstance(pool, redis.asyncio.sentinel.SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
 @contextmanager
 def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator[list["redis.Redis"]]:
     """A plain client of every server that holds a part of the store: one, or each primary of a Cluster.
@@ -119,8 +128,12 @@ def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator
     if address.kind == "sentinel":
         many: Any = redis.sentinel.Sentinel
         sentinels = many(list(address.places), sentinel_kwargs=_of_sentinels(facts))
-        with closing(sentinels.master_for(address.service, db=address.database, **facts)) as client:
-            yield [client]
+        try:
+            with closing(sentinels.master_for(address.service, db=address.database, **facts)) as client:
+                yield [client]
+        finally:
+            for sentinel in sentinels.sentinels:
+                sentinel.close()
         return
     with closing(open_cluster(address, **facts)) as cluster:
         found = sorted(cluster.get_primaries(), key=lambda node: str(node.name))
