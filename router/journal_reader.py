@@ -102,4 +102,5 @@ def _write(position: list[str]) -> str:
 
 def _is_stream_id(text: str) -> bool:
     head, dash, tail = text.partition("-")
-    return bool(dash) and head.isdecimal() and tail.isdecimal() and len(text) <= 40
+    # Redis keeps both numbers in 64 bits, and refuses what does not fit.
+    return bool(dash) and all(one.isdecimal() and len(one) <= 20 and int(one) < 1 << 64 for one in (head, tail))
