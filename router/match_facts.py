@@ -6,7 +6,7 @@ from channels.messages import Address, InboundMessage
 from router.core import Core
 from router.domain.matching import MatchFacts, Spoken, claimed_references, searched_text
 from router.mail_threads import conversation_of_mail
-from router.senders import SPOKEN_MAX, Sender
+from router.senders import SPOKEN_MAX, Sender, spoken_over
 from router.store.store import read_token
 
 THREAD_MAX = 20
@@ -15,11 +15,10 @@ THREAD_MAX = 20
 
 async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> MatchFacts:
     """Everything that `match_inbound` decides by. Raises StoreUnavailable."""
-    shard = sender.place.shard
     open_ids: list[str] = []
     for customer in sender.customers:
         open_ids += await core.store.open_of_customer(customer.id)
-    over = await core.store.spoke_over(shard, event.endpoint, sender.place.place)
+    over = await spoken_over(core, sender.place)
     recent = sorted(over, key=lambda one: -over[one])[:SPOKEN_MAX]
     records = await asyncio.gather(*(core.store.conversation(one) for one in dict.fromkeys(open_ids + recent)))
     known = {one.id: one for one in records if one is not None and not one.id.startswith("h")}

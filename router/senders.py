@@ -52,9 +52,25 @@ async def find_sender(core: Core, event: InboundMessage) -> Sender:
     return Sender(place, found, everybody, agent)
 
 
+async def spoken_over(core: Core, place: Place) -> dict[str, float]:
+    """Conversations that spoke over this exact address pair, by when last (unix seconds).
+
+    In every shard: an agent's address, and one that customers of several shards share, is spoken over in all of them.
+    """
+    shards = range(core.store.shards)
+    found = await asyncio.gather(*(core.store.spoke_over(shard, place.endpoint, place.place) for shard in shards))
+    return {conversation: at for of_shard in found for conversation, at in of_shard.items()}
+
+
+async def accepted_before(core: Core, key: str) -> tuple[str, str] | None:
+    """(message id, conversation id) accepted under a natural key, wherever the conversation is; None: not yet."""
+    found = await asyncio.gather(*(core.store.natural_key(shard, key) for shard in range(core.store.shards)))
+    return next((one for one in found if one), None)
+
+
 async def _spoke_here(core: Core, place: Place) -> frozenset[str]:
     """Customers with a conversation that spoke over this exact pair: somebody there has heard of it."""
-    over = await core.store.spoke_over(place.shard, place.endpoint, place.place)
+    over = await spoken_over(core, place)
     records = await asyncio.gather(*(core.store.conversation(one) for one in list(over)[:SPOKEN_MAX]))
     return frozenset(one.customer_id for one in records if one is not None)
 
