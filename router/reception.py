@@ -23,7 +23,7 @@ from router.match_facts import gather_facts, only_open
 from router.openings import customer_for, opened_by
 from router.receipts import take_receipt
 from router.rendering import gather_matter
-from router.senders import Sender, find_sender
+from router.senders import Sender, accepted_before, find_sender
 from router.store.people import TooManyBindings
 from router.store.store import AcceptAnswer, NewConversation, NewMessage, read_token
 from router.telemetry import ACCEPTED
@@ -72,7 +72,7 @@ class Reception:
     async def _take_message(self, event: InboundMessage) -> Accepted:
         sender = await find_sender(self.core, event)
         key = natural_key(event)
-        known = await self.core.store.natural_key(sender.place.shard, key)
+        known = await accepted_before(self.core, key)
         if known is not None:
             await self._remember(event, known[1])  # we may have ended between taking it and this
             return Accepted("" if known[1].startswith("h") else known[1], known[0], duplicate=True)
