@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -163,8 +163,9 @@ def _write(settings: Settings, stream: IO[bytes], room: Path) -> Backup:
         for path in sorted((settings.data_dir / "files").glob("*/*")):
             name = f"files/{path.parent.name}/{path.name}"
             if MEMBER.fullmatch(name):  # drafts have other names
-                size += _add(tar, sums, name, path)
-                count += 1
+                with suppress(FileNotFoundError):  # collected meanwhile: nothing has referred to it for days
+                    size += _add(tar, sums, name, path)
+                    count += 1
         found = Backup(made_at, read_database(url), parts, count, size, has_archive)
         text = json.dumps(
             {

@@ -61,7 +61,7 @@ class Files:
         found: list[str] = []
         for folder in folders[start:] + folders[:start]:
             for path in folder.iterdir():
-                if path.stat().st_mtime >= at:
+                if not _is_older(path, at):
                     continue
                 if HASH.match(path.name):
                     found.append(path.name)
@@ -76,8 +76,8 @@ class Files:
         for sha256 in hashes:
             path = self._path(sha256)
             with self._locked(fcntl.LOCK_EX):
-                if HASH.match(sha256) and path.exists() and path.stat().st_mtime < at:
-                    path.unlink()
+                if HASH.match(sha256) and _is_older(path, at):
+                    path.unlink(missing_ok=True)
                     count += 1
         return count
 
@@ -115,3 +115,10 @@ class Files:
         finally:
             os.close(folder)
         return digest
+
+
+def _is_older(path: Path, at: float) -> bool:
+    try:
+        return path.stat().st_mtime < at
+    except FileNotFoundError:
+        return False  # another process removed it

@@ -1,14 +1,21 @@
 """The archive in PostgreSQL: what is true of it alone. The URL's part needs no server."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from channels.messages import Address, Channel, InboundMessage
+from health.report import EndpointId
 from router.archive.archive import Archive
 from router.archive.database import ArchiveError, Postgres, database_of
 from router.archive.moving import archive_conversation
 from router.archive.postgres_url import connect_arguments
+from router.archive.records import Sought
+from router.runtime import open_runtime
+from router.settings import Settings
+from router.store.store import LeaseTerms, Settlement
 
 Shelf = Any
 """Of conftest.py."""
@@ -43,7 +50,14 @@ def test_verify_full_checks_whom_the_certificate_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://db/a", "postgresql://db", "postgresql://db/a?sslmode=maybe", "postgresql://db/a?options=-c", "postgresql://tl:pa/ss@db/a"]
+    "url",
+    [
+        "mysql://db/a",
+        "postgresql://db",
+        "postgresql://db/a?sslmode=maybe",
+        "postgresql://db/a?options=-c",
+        "postgresql://tl:pa/ss@db/a",
+    ],
 )
 def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
     """Before anything is started, and without a word of the password."""
@@ -112,3 +126,31 @@ async def test_our_tables_stand_apart(shelf: Shelf, database: Postgres) -> None:
     assert other.ask("SELECT count(*) FROM throughline.messages") == [(3,)]
     assert other.ask("SHOW synchronous_commit") == [("on",)]
     other.driver.close()
+
+
+@pytest.mark.peer
+async def test_the_router_archives_reads_and_erases_there(postgres: Postgres, redis_url: str, tmp_path: Path) -> None:
+    """By its settings alone: no file is made."""
+    settings = Settings(redis_url=redis_url, data_dir=tmp_path, archive_url=postgres.url, secret="s" * 40)
+    async with open_runtime(settings, "web") as runtime:
+        event = InboundMessage(
+            endpoint=EndpointId("sms/sandbox"), vendor_id="1", sender=Address(Channel.SMS, "+12025550177"),
+            text="Wo ist mein Paket?", sent_at=0.0,
+        )  # fmt: skip
+        identity = (await runtime.switchboard.accept(event)).conversation_id
+        for one in await runtime.store.lease(
+            EndpointId("chat/console"), "w", 9, LeaseTerms(8.0, {"normal": 60.0}, False, 3)
+        ):
+            await runtime.store.settle(
+                0, [Settlement(identity, one.side, one.message_id, one.number, one.fence, "sent")]
+            )
+        await runtime.store.close(identity)
+        assert await archive_conversation(runtime.store, runtime.core.archive, identity) == "ok"
+        view = await runtime.switchboard.conversation(identity, archived_too=True)
+        assert view.archived and view.last_text == "Wo ist mein Paket?"
+        (found,) = (await runtime.switchboard.archived_conversations(Sought(text="PAKET"))).items
+        assert found.conversation.id == identity
+        erased = await runtime.switchboard.erase_customer(view.customer.id, who="cli", why="asked for it")
+        assert erased.archived == 1
+        assert (await runtime.switchboard.archived_conversations(Sought())).items == []
+    assert not list(tmp_path.glob("archive*"))
