@@ -32,6 +32,8 @@ _ENDPOINTS: tuple[dict[str, object], ...] = (
     {"id": "sms/twilio", "provider": "twilio-sms", "from_number": OUR_NUMBER},
     {"id": "phone/twilio", "provider": "twilio-voice", "from_number": OUR_NUMBER},
 )
+_MAIL: dict[str, object] = {"id": "email/acme", "provider": "smtp", "host": "127.0.0.1", "port": 9, "tls": "none"}
+_MAIL |= {"from_address": "support@example.org"}
 _WEBCHAT: dict[str, object] = {"id": "chat/web", "provider": "webchat", "allowed_origins": ["https://shop.example"]}
 
 T = TypeVar("T")
@@ -79,7 +81,7 @@ class Fortress:
 def _settings(redis_url: str, folder: Path) -> Settings:
     reader: TypeAdapter[AnyEndpointSettings] = TypeAdapter(AnyEndpointSettings)
     vendor = {"account_sid": ACCOUNT, "auth_token": TOKEN}
-    tables = [table | vendor for table in _ENDPOINTS] + [_WEBCHAT]
+    tables = [table | vendor for table in _ENDPOINTS] + [_MAIL, _WEBCHAT]
     return Settings(
         organisation="Northwind Bank",
         public_url=PUBLIC_URL,
