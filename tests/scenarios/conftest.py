@@ -401,6 +401,7 @@ class World:
             "THROUGHLINE_SHARDS": str(self.settings.shards),
             "THROUGHLINE_BROKER_URL": BROKER_URL,
             "THROUGHLINE_HEALTH": self.settings.health.model_dump_json(),
+            "THROUGHLINE_DISPATCH": self.settings.dispatch.model_dump_json(),
             "THROUGHLINE_ENDPOINTS": json.dumps(self.tables),
         }
         log = (self.settings.data_dir / f"process{len(self.processes)}.log").open("wb")

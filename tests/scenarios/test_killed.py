@@ -6,6 +6,7 @@ import time
 
 from channels.sandbox.vendor import Fault
 from router.private_redis import PrivateRedis
+from router.supervisor import LEASE_S, RENEW_S
 
 
 async def test_a_dispatcher_killed_in_the_middle_of_a_send_is_replaced_and_its_attempt_flagged(build_world):
@@ -118,3 +119,42 @@ async def test_redis_dies_while_conversations_are_on_the_move(build_world, tmp_p
             await world.ends_well()
     finally:
         server.stop()
+
+
+async def test_two_of_each_share_the_work_and_survive_each_others_death(build_world):
+    """Both dispatchers say something; one dies in the middle, and so does the supervisor at work: all is still said."""
+    settings = {"endpoints_more": {"hold_s": 1.0}, "dispatch": {"in_flight": 3}}
+    async with build_world(start=("web",), **settings) as world:
+        working = await world.spawn("supervise")
+        await world.has_workers("supervise", 1)
+        held = await world.core.board.supervisor()
+        await world.start("supervise")  # stands by
+        one, _ = await world.spawn("dispatch"), await world.spawn("dispatch")
+        await world.has_workers("dispatch", 2)
+        people = [await world.known_customer(f"d{n}", phone=f"+1202555{7100 + n}") for n in range(12)]
+        for person in people:
+            await person.texts("Hello", over="backup")
+        talks = [await person.conversation() for person in people]
+        for round_number in range(3):
+            for number, talk in enumerate(talks):
+                await talk.answer(f"This is part {round_number} for {number}.")
+            if round_number == 1:
+                one.send_signal(signal.SIGKILL)
+                working.send_signal(signal.SIGKILL)
+                killed = time.monotonic()
+        await world.eventually(lambda: _another_supervisor(world, held), "the other supervisor takes over")
+        took_s = time.monotonic() - killed
+        assert took_s < LEASE_S + RENEW_S + 1.0, f"the supervisor's lease passed on after {took_s:.1f} s"
+        for number, talk in enumerate(talks):
+            for round_number in range(3):
+                await talk.reaches("delivered", f"This is part {round_number} for {number}.", within_s=40)
+        workers = {attempt.worker for talk in talks for one in await talk.messages() for attempt in one.attempts}
+        assert len({worker for worker in workers if worker.startswith("dispatch")}) == 2, workers
+        for person in people:
+            person.phone.read = len(world.arrived(person.phone.address))  # the judge looks at each of them
+        await world.ends_well()
+
+
+async def _another_supervisor(world, held):
+    now = await world.core.board.supervisor()
+    return now if now is not None and now[0] != held[0] else None
