@@ -30,6 +30,8 @@ OTHERS: Mapping[Channel, tuple[Channel, ...]] = {
 """Where the demo's customers may be reached besides the channel they write on."""
 FICTION_BLOCK = 100
 """Numbers 555-0100 to 555-0199 of every area code are kept for fiction."""
+AREA_FIRST = 203
+"""Above the stand-ins' own numbers and canaries, which are in 202."""
 
 Json = dict[str, Any]
 
@@ -56,7 +58,7 @@ class Person:
     def phone(self) -> str:
         """Theirs alone, and nobody's in the real world."""
         block, line = divmod(self.number - 1, FICTION_BLOCK)
-        return f"+1{201 + block}55501{line:02d}"
+        return f"+1{AREA_FIRST + block}55501{line:02d}"
 
     @property
     def bindings(self) -> list[Json]:

@@ -44,7 +44,7 @@ WORDS: Mapping[Fault, str] = {
     Fault.HANG: "hangs",
     Fault.REFUSE: "refuses connections",
     Fault.ERROR: "answers with errors",
-    Fault.DROP_AFTER_ACCEPT: "takes messages and breaks off",
+    Fault.DROP_AFTER_ACCEPT: "breaks off after taking",
     Fault.SLOW: "is slow",
     Fault.LOSE_SILENTLY: "loses silently",
     Fault.FLAP: "flaps",

@@ -42,7 +42,7 @@ def show_findings(screen: Screen, findings: Findings, crowd: Crowd, stuck: str) 
 def _times(findings: Findings) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("outage", "suspect", "down", "first moved", "last moved", "mended", "used again", "up"):
-        table.add_column(name, justify="left" if name == "outage" else "right", no_wrap=name == "outage")
+        table.add_column(name, justify="left" if name == "outage" else "right", min_width=7)
     for one in findings.courses:
         moves = (one.verdict.first_s, one.verdict.last_s)
         times = (one.suspect_s, one.down_s, *moves, one.mended_s, one.recovering_s, one.up_s)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from channels.messages import Channel
-from channels.sandbox.app import MAIL, SMS, SMS_BACKUP
+from channels.sandbox.app import CANARIES, MAIL, PHONE_NUMBER, SMS, SMS_BACKUP, SMS_BACKUP_NUMBER, SMS_NUMBER
 from channels.sandbox.vendor import Journal
 from router.demo.judge import Ledger, Outage, answer, judge, question, read_question
 from router.demo.people import CHAT, Person, addresses, cast
@@ -65,6 +65,11 @@ def test_everybody_has_addresses_of_their_own_and_the_four_channels_share_them_e
     people = cast(400)
     assert len(addresses(people)) == 800
     assert [sum(one.channel is channel for one in people) for channel in Channel] == [100] * 4
+
+
+def test_no_customer_has_a_number_of_the_stand_ins():
+    """What is sent to a canary comes back to us and reaches nobody."""
+    assert not {SMS_NUMBER, SMS_BACKUP_NUMBER, PHONE_NUMBER, *CANARIES.values()} & addresses(cast(5_000)).keys()
 
 
 def test_a_question_is_told_from_what_a_mail_quotes():
