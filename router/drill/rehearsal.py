@@ -22,10 +22,21 @@ from router.settings import Settings
 
 HEAD = ("organisation", "default_locale", "currency", "default_country")
 """Words that are rehearsed as they are: what customers read depends on them."""
-TABLES = ("failover", "messages", "health", "dispatch", "attachments")
+TABLES = ("failover", "messages", "strangers", "health", "dispatch", "attachments")
 """Tables of policy: nothing in them leads anywhere."""
 NOWHERE = frozenset(
-    {*HEAD, *TABLES, "templates_folder", "data_dir", "web", "archive", "sandbox", "shards", "endpoints"}
+    {
+        *HEAD,
+        *TABLES,
+        "templates_folder",
+        "data_dir",
+        "web",
+        "archive",
+        "sandbox",
+        "shards",
+        "redis_replicas",
+        "endpoints",
+    }
 )
 """Settings that lead to nobody, and the endpoints, which are looked at one by one."""
 COMMON = ("rate_per_s", "hold_s", "price", "canary_every_s", "canary_bound_s")
