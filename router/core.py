@@ -27,6 +27,7 @@ from router.store.control import Control
 from router.store.files import Files
 from router.store.people import People
 from router.store.store import Store
+from router.unverified import UnverifiedNumbers
 
 CONSOLE_ENDPOINT = EndpointId("chat/console")
 CONSOLE_ADDRESS = Address(Channel.CHAT, "console")
@@ -88,6 +89,12 @@ class Core:
     canaries: Mapping[EndpointId, Canary] = field(default_factory=dict)
     """Endpoints that can send a message to ourselves, and where to."""
     _views: _Views = field(default_factory=_Views)
+    unverified: UnverifiedNumbers = field(init=False)
+    """Numbers nobody has verified that we began to write to."""
+
+    def __post_init__(self) -> None:
+        """Count for this process."""
+        self.unverified = UnverifiedNumbers(self.store, self.settings)
 
     @property
     def organisation(self) -> str:
@@ -97,7 +104,8 @@ class Core:
     @property
     def policy(self) -> Policy:
         """What routes may do."""
-        return Policy(channel_order=self.settings.failover.channel_order)
+        limits = self.unverified.limits(self.clock.now())
+        return Policy(channel_order=self.settings.failover.channel_order, unverified=limits)
 
     async def statuses(self) -> Mapping[tuple[EndpointId, Direction], StatusRecord]:
         """The board's conclusions, as they may be believed now; at most a quarter of a second old."""

@@ -140,6 +140,7 @@ class Mover:
         choice = next(
             one for one in move.route.taken if (one.endpoint, one.address) == (move.leg.endpoint, move.leg.address)
         )
+        await self.core.unverified.begin(bindings[choice.binding], now)
         urgent = facts.head_class is not MessageClass.BULK
         return Rebind(
             facts.conversation_id,

@@ -148,6 +148,7 @@ async def first_leg(core: Core, opening: Opening, customer: Customer) -> tuple[R
         )
         route = choose_route(request, views)
         if route.best is not None:
+            await core.unverified.begin(bindings[route.best.binding], core.clock.now())
             return route, NewLeg(customer.id, route.best.endpoint, place_for(route.best, bindings))
     return route, NewLeg(customer.id, NOWHERE, "")
 

@@ -12,6 +12,7 @@ from router.addresses import normalise
 from router.core import Core, Invalid, NotFound
 from router.domain.conversation import Agent, Binding, Customer
 from router.domain.ids import new_id, shard_for, shard_of
+from router.domain.unverified import in_countries
 from router.store.keys import place as place_text
 from router.store.people import TooManyBindings
 
@@ -63,6 +64,10 @@ class PeopleDesk:
         if customer is None:
             raise NotFound("unknown_customer", "There is no such customer.")
         return customer
+
+    def may_be_left(self, address: Address) -> bool:
+        """Whether a stranger may leave it as their own: a number of a country that is written to unverified."""
+        return in_countries(self.core.policy.unverified, address)
 
     async def find_customers(self, address: Address, endpoint: EndpointId | None = None) -> list[Customer]:
         """Who is reachable at an address. Raises Invalid: no valid address."""

@@ -157,6 +157,7 @@ class Planner:
             park = Park(facts.conversation_id, facts.side, facts.epoch, wait_s, "moved_lately")
             return park, self._decision(facts, DecisionKind.PARKED, route, now, "Moved less than a minute ago.")
         if best is not None and best.address is not None:
+            await self.core.unverified.begin(bindings[best.binding], now)
             reason = facts.why or "routed"
             change = Rebind(
                 facts.conversation_id,

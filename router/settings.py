@@ -95,6 +95,12 @@ class MessageSettings(Table):
     attempts_max: int = Field(5, ge=1, le=20, description="attempts to send one message, at most")
     hold_while_down_s: Seconds = Field(5.0, description="seconds an unknown outcome waits while its endpoint is down")
     needs_human_s: Seconds = Field(600.0, description="seconds a message waits for a person's decision")
+    unverified_countries: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = Field(
+        (), max_length=250, description="countries whose unverified numbers may be written to; none: those of our own"
+    )
+    unverified_per_hour: int = Field(
+        1_000, ge=1, le=10_000_000, description="unverified numbers that we begin to write to in an hour, at most"
+    )
 
 
 class StrangersSettings(Table):

@@ -267,6 +267,7 @@ class Talk(Reading):
             refused = next((one for one in route.choices if one.endpoint == endpoint), None)
             words = refused.reason.words if refused else "It is not known."
             raise Invalid("no_route", f"{endpoint} cannot carry this conversation: {words}")
+        await self.core.unverified.begin(customer.bindings[choice.binding], now)
         await self._move(
             identity, SideName.CUSTOMER, endpoint, _where(choice, customer), f"chosen by {who}: {why}"[:200], "chosen"
         )

@@ -40,6 +40,11 @@ RECEIPTS_REFUSED = Counter(
     "Receipts of an endpoint for another endpoint's attempt: nothing was changed.",
     ["endpoint"],
 )
+UNVERIFIED_NUMBERS = Gauge(
+    "throughline_unverified_numbers",
+    "Numbers nobody has verified that we began to write to this hour.",
+    multiprocess_mode="max",
+)
 SPOOLED = Counter("throughline_spooled", "What Redis could not take and our own disk did.", ["kind"])
 LOOP_LAG_SECONDS = Gauge("throughline_loop_lag_seconds", "Event-loop lag.", ["role"], multiprocess_mode="max")
 ENDPOINT_STATUS = Gauge(

@@ -22,6 +22,8 @@ class Reason(StrEnum):
     NO_BINDING = "no_binding"  # the person has no address on this channel
     BOUND_ELSEWHERE = "bound_elsewhere"  # the address belongs to another endpoint: a chat session
     NO_CONSENT = "no_consent"  # they said STOP, or never agreed
+    COUNTRY_NOT_ALLOWED = "country_not_allowed"  # an unverified number of a country that is not written to unverified
+    UNVERIFIED_LIMIT = "unverified_limit"  # as many unverified numbers as an hour may have were begun with
     NOT_VERIFIED = "not_verified"  # this content goes to verified addresses only
     ADDRESS_UNREACHABLE = "address_unreachable"  # the provider said lately that nobody is there
     EXCLUDED_BY_ATTEMPT = "excluded_by_attempt"  # this very message was already refused there
@@ -56,6 +58,8 @@ WORDS: Mapping[Reason, str] = MappingProxyType(
         Reason.NO_BINDING: "The person has no address on this channel.",
         Reason.BOUND_ELSEWHERE: "The address belongs to another endpoint.",
         Reason.NO_CONSENT: "The person did not agree to be written to here.",
+        Reason.COUNTRY_NOT_ALLOWED: "Nobody has verified the number, and its country is not in unverified_countries.",
+        Reason.UNVERIFIED_LIMIT: "This hour's unverified numbers are used up (unverified_per_hour).",
         Reason.NOT_VERIFIED: "This kind of content goes to verified addresses only.",
         Reason.ADDRESS_UNREACHABLE: "The provider said lately that nobody is reachable at this address.",
         Reason.EXCLUDED_BY_ATTEMPT: "This message was already refused here.",

@@ -11,6 +11,7 @@ from channels.messages import Address, Channel
 from health.report import EndpointId, Status
 from router.domain.conversation import Binding, Leg, MessageClass
 from router.domain.reasons import Reason
+from router.domain.unverified import ANYTHING, Unverified, against_unverified
 
 SHARE_STEPS = 10_000
 """How finely a rising share is cut: a hundredth of a percent."""
@@ -53,6 +54,8 @@ class Policy:
     """Classes that go only to verified addresses."""
     channel_order: tuple[Channel, ...] = (Channel.CHAT, Channel.SMS, Channel.EMAIL, Channel.PHONE)
     """Decides between bindings that the person gave the same order."""
+    unverified: Unverified = ANYTHING
+    """What holds for numbers that nobody has verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,9 @@ def _against_binding(request: RouteRequest, endpoint: EndpointView, binding: Bin
         reason = Reason.EXCLUDED_BY_ATTEMPT
     elif binding.unreachable_until > request.now:
         reason = Reason.ADDRESS_UNREACHABLE
+    else:
+        here = _is_current(request, endpoint.id, binding.address)
+        reason = against_unverified(request.policy.unverified, binding, here=here)
     return reason
 
 

@@ -69,6 +69,8 @@ async def leave_details(
         addresses = _addresses(details)
     except ValueError as error:
         return str(error)
+    if not all(switchboard.may_be_left(address) for address in addresses):
+        return "bad_phone"
     customers = await switchboard.find_customers(Address(Channel.CHAT, session), endpoint)
     if not customers:
         return "say_first"

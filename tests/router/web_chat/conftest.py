@@ -139,6 +139,9 @@ class FakeSwitchboard:
         self.views[talk] = replace(view, customer_side=side)
         self.entries.put_nowait(JournalEntry("0:2-0", 2.0, "side.rebound", talk, "", endpoint, {}))
 
+    def may_be_left(self, address: Address) -> bool:
+        return not address.value.startswith("+881")
+
     async def find_customers(self, address: Address, endpoint: EndpointId | None = None) -> list[Customer]:
         self._check()
         return [c for c in self.customers.values() if any(b.address == address for b in c.bindings)]

@@ -266,6 +266,7 @@ async def test_details_with_consent_become_bindings(house):
         ({"phone": "+12025550100", "consent": False}, "no_consent"),
         ({"phone": "12", "consent": True}, "bad_phone"),
         ({"phone": "+19005550100", "consent": True}, "bad_phone"),
+        ({"phone": "+881612345678", "consent": True}, "bad_phone"),
         ({"email": "no mailbox", "consent": True}, "bad_email"),
         ({"email": "a@b.example\r\nBcc: c@d.example", "consent": True}, "bad_email"),
     ],
