@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 
 from health.board import Board
 from router import collecting
+from router.archive.database import ArchiveError
 from router.archive.moving import archive_conversation
 from router.core import Core
 from router.domain.conversation import MessageState
@@ -184,10 +185,20 @@ async def _archive_closed(core: Core) -> dict[str, int]:
             if not found:
                 break
             for conversation_id in found:
-                outcome = await archive_conversation(core.store, core.archive, conversation_id)
+                outcome = await _archive_or_pass_over(core, conversation_id)
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1
-                kept += outcome in {"busy", "changed"}
+                kept += outcome in {"busy", "changed", "failed"}
     return outcomes
+
+
+async def _archive_or_pass_over(core: Core, conversation_id: str) -> str:
+    """One that the archive refuses must not hold up those behind it. Raises ArchiveError: it refuses everything."""
+    try:
+        return await archive_conversation(core.store, core.archive, conversation_id)
+    except ArchiveError as error:
+        await core.archive.by_reference("")
+        log.warning("conversation.not_archived", conversation=conversation_id, error=str(error))
+        return "failed"
 
 
 async def _close_hidden(core: Core) -> dict[str, int]:

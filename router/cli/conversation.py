@@ -10,6 +10,7 @@ from rich.table import Table
 
 from router.archive.records import Sought
 from router.cli.rim import Session, ago, clock_time, out
+from router.continuing import FIELD
 from router.domain.conversation import Message, SideName
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def _show_head(view: "ConversationView") -> None:
     state = "open" if about.open else f"closed {clock_time(about.closed_at)}"
     state += ", archived: it can only be read" if view.archived else ""
     out.print(f"[bold]{about.reference}[/bold]  {escape(about.subject)}  ({state}; {about.id})")
+    if older := about.fields.get(FIELD):
+        out.print(f"  goes on with  {escape(older)}, which is archived")
     out.print(f"  customer      {escape(view.customer.name or '(no name)')}  {view.customer.id}")
     for name, side in (("customer's side", view.customer_side), ("agent's side", view.agent_side)):
         where = f"{side.leg.endpoint} {side.leg.address}" if side.leg.endpoint else "parked"

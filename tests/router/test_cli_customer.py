@@ -98,3 +98,11 @@ def test_an_archived_conversation_is_shown_and_found() -> None:
     assert run("conversation", "list", "--text", "order").exit_code == 2
     refused = run("conversation", "reply", reference, "Still there?")
     assert refused.exit_code == 1
+
+
+def test_what_goes_on_with_an_archived_one_says_so() -> None:
+    """By its reference, so that it can be looked up."""
+    _, old = written("My order never came.", archived=True)
+    _, new = written(f"About #{old}: still nothing.")
+    assert new != old
+    assert f"goes on with  {old}, which is archived" in run("conversation", "show", new).output

@@ -102,6 +102,9 @@ function Head({ view, change, close }) {
       <h2>${view.customer_name || "Customer"}</h2>
       <p>
         <span class="reference">${view.reference}</span>
+        ${view.fields.continues
+          ? html`<a href=${`#/conversations/${view.fields.continues}`}>goes on with ${view.fields.continues}</a>`
+          : null}
         ${view.subject ? html`<span class="about" title=${view.subject}>${view.subject}</span>` : null}
         ${view.open
           ? view.waiting_since
