@@ -20,6 +20,7 @@ import redis
 
 from router.domain.ids import SHARDS_MAX
 from router.settings import PRIVATE_FILE_MODE, Settings
+from router.store.codec import RECORDS_VERSION
 from router.store.connecting import open_primaries, open_whole, read_database
 from router.store.freezing import Frozen, dump_frozen
 from router.store.keys import frozen as frozen_key
@@ -27,8 +28,6 @@ from router.store.snapshot import NotCopied, copy_server, is_empty, open_copy, p
 
 FORMAT = 1
 """Of the file: a newer one is refused."""
-RECORDS = 1
-"""Of the records in it, `v` in each: this version and the one before can be restored."""
 MANIFEST = "manifest.json"
 ARCHIVE = "archive.sqlite3"
 MEMBER = re.compile(r"redis-\d{1,3}\.rdb|archive\.sqlite3|files/[0-9a-f]{2}/[0-9a-f]{64}")
@@ -169,8 +168,8 @@ def _write(settings: Settings, stream: IO[bytes], room: Path) -> Backup:
         found = Backup(made_at, read_database(url), parts, count, size, has_archive)
         text = json.dumps(
             {
-                "format": FORMAT, "records": RECORDS, "made_at": made_at, "database": found.database, "parts": parts,
-                "shards": settings.shards, "sha256": sums,
+                "format": FORMAT, "records": RECORDS_VERSION, "made_at": made_at, "database": found.database,
+                "parts": parts, "shards": settings.shards, "sha256": sums,
             }
         ).encode()  # fmt: skip
         # The sum of the sums comes last: who has it has all.
@@ -277,7 +276,7 @@ def _checked(tar: tarfile.TarFile, file: Path) -> _Whole:
     if last.pax_headers.get("sha256") != hashlib.sha256(text).hexdigest():
         raise BackupFault(fault.format("its table of contents is not what it was"))
     facts: dict[str, Any] = json.loads(text)
-    if facts["format"] > FORMAT or facts["records"] > RECORDS:
+    if facts["format"] > FORMAT or facts["records"] > RECORDS_VERSION:
         raise BackupFault(f"{file} is of a newer version of Throughline. Restore it with that one.")
     if wrong := sorted(
         name for name in facts["sha256"].keys() | sums.keys() if facts["sha256"].get(name) != sums.get(name)

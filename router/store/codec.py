@@ -20,8 +20,11 @@ from router.domain.conversation import (
     SideName,
 )
 from router.store.keys import place
+from router.store.redis import StoreUnavailable
 
 Hash = Mapping[str, str]
+RECORDS_VERSION = 1
+"""Of conversations and messages; see prelude.lua for what makes a new one."""
 _ENDPOINT = re.compile(r"(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -189,8 +192,18 @@ def load_side(conversation_id: str, name: SideName, row: Hash, queue: Sequence[s
     )
 
 
+class NewerRecords(StoreUnavailable):
+    """A newer version of the router writes here: this one stands by until it is replaced."""
+
+
+def _refuse_newer(row: Hash) -> None:
+    if int(row.get("v", RECORDS_VERSION)) > RECORDS_VERSION:
+        raise NewerRecords(f"a record of version {row['v']} stands here; this process knows {RECORDS_VERSION}")
+
+
 def load_conversation(identity: str, row: Hash) -> Conversation:
-    """A conversation's record."""
+    """A conversation's record. Raises NewerRecords."""
+    _refuse_newer(row)
     return Conversation(
         id=identity,
         customer_id=row["cu"],
@@ -236,7 +249,8 @@ def load_attempt(text: str) -> Attempt:
 
 
 def load_message(identity: str, row: Hash) -> Message:
-    """A message's record with its attempts."""
+    """A message's record with its attempts. Raises NewerRecords."""
+    _refuse_newer(row)
     count = int(row.get("ac", 0))
     attempts = [load_attempt(row[f"a{n}"]) for n in range(1, count + 1) if f"a{n}" in row]
     return Message(

@@ -42,8 +42,8 @@ CONNECTING = frozenset(
 )  # fmt: skip
 PASSING = (OutOfMemoryError, ReadOnlyError, TryAgainError, ClusterDownError)
 """redis-py takes the words of these off the text."""
-CANNOT_TAKE = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|LOADING|BUSY|TRYAGAIN)\b")
-"""Refusals that pass: out of memory, disk full, a replica, no replica, loading. Nothing was written."""
+CANNOT_TAKE = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|LOADING|BUSY|TRYAGAIN|VERSION)\b")
+"""Refusals that pass: out of memory, disk full, a replica, no replica, loading, newer records. Nothing was written."""
 SCRIPTS = (
     "accept",
     "affected",

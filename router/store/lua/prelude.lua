@@ -19,8 +19,19 @@
 --   nd:<endpoint>|<address>   set   sides with a notice due at this place
 --   open, closed, hidden      zset  conversations by when somebody last wrote, ended them, first wrote where nothing matches
 --   jr                        stream  the journal
+--   rv                        string  the version of the records here, if it is not the first
+--
+-- A script reads records of its own version and of the one before. A field that may be missing makes no new version;
+-- whatever else changes does. The version that brings one writes as `rv` says, and raises `rv` only once no process of the
+-- version before beats any more: until then both work side by side. Whoever finds a newer `rv` stands by, and has written
+-- nothing.
 
 local P = KEYS[1]
+local VERSION = 1
+local STANDS = tonumber(redis.call('GET', P .. 'rv') or VERSION)
+if STANDS > VERSION or STANDS < VERSION - 1 then
+  return redis.error_reply('VERSION ' .. STANDS .. ' of the records stands here; this process knows ' .. VERSION)
+end
 local JOURNAL_MAX = 100000
 local LEGS_MAX = 50
 
