@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from health.board import Board
 from router.domain.conversation import MessageState
 from router.store import keys
+from router.store.going_back import read_went_back
 from router.store.redis import StoreUnavailable
 from router.store.store import Store
 from router.telemetry import REBINDS, REPAIRS, TRANSITIONS
@@ -37,6 +38,16 @@ MOVES_FROZEN = Gauge(
     "1 while nothing is moved because it seems to be us that are broken.",
     multiprocess_mode="mostrecent",
 )
+WENT_BACK = Gauge(
+    "throughline_store_went_back_timestamp_seconds",
+    "When Redis came back older than it was, Unix seconds; 0: not within a day.",
+    multiprocess_mode="mostrecent",
+)
+TICKED = Gauge(
+    "throughline_clockwork_ticked_timestamp_seconds",
+    "When the clockwork's jobs last went through, Unix seconds; 0: never.",
+    multiprocess_mode="mostrecent",
+)
 NEEDS_HUMAN = Counter("throughline_needs_human", "Messages that began to wait for a person's decision.")
 
 
@@ -62,6 +73,9 @@ class StoreGauges:
         for role in ROLES:
             WORKERS.labels(role).set(alive[role])
         MOVES_FROZEN.set(await self._board.freeze() is not None)
+        went_back = await read_went_back(self._store.redis)
+        WENT_BACK.set(went_back.at if went_back else 0.0)
+        TICKED.set(float(await self._store.redis.call("GET", keys.BEAT) or 0))
         PARKED.set(await self._store.due_count(keys.PLAN))
         for shard in range(self._store.shards):
             await self._read_journal(shard)

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from channels.tools import Clock
 from router.spool import Spool
 from router.store import keys
+from router.store.going_back import write_went_back
 from router.store.store import Store
 
 LOOK_S = 1.0
@@ -74,6 +75,7 @@ class RollbackWatch:
         again = self.spool.take_again() if self.spool is not None else 0
         facts = {"last_seen": lost, "flagged": flagged, "spools_again": again}
         await self.store.note(shard, "store.went_back", facts)
+        await write_went_back(self.store.redis, self.clock.now(), flagged)
         self.store.redis.positions.pop(prefix, None)
         self.store.redis.trust(prefix)
         log.error("store.marked", shard=shard, flagged=flagged, spools_again=again)

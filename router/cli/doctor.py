@@ -18,11 +18,23 @@ from channels.email.smtp import SmtpSettings
 from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
 from router.archive.archive import ARCHIVE_FILE, Archive
 from router.archive.database import ArchiveError, database_of
-from router.cli.rim import ANSWER_WITHIN_S, FAULT_STATUS, Session, out, ping, say_frozen, with_redis
+from router.cli.rim import (
+    ANSWER_WITHIN_S,
+    CLOCKWORK_LATE_S,
+    FAULT_STATUS,
+    Session,
+    out,
+    ping,
+    say_frozen,
+    say_went_back,
+    with_redis,
+)
 from router.control_probe import connect_to, read_control_hosts
 from router.settings import Settings
+from router.store import keys
 from router.store.connecting import open_primaries, without_password
 from router.store.freezing import read_frozen
+from router.store.going_back import read_went_back
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
@@ -65,7 +77,7 @@ def doctor(session: Session) -> None:
         found.fault for found in findings if found.subject == "redis"
     )
     if settings.redis_url is not None and not ping(settings.redis_url):
-        for finding in session.ask(_check_frozen):
+        for finding in session.ask(_check_store):
             findings.append(finding)
             _say(finding)
     if reachable:
@@ -218,11 +230,20 @@ def _check_server(server: "redis.Redis", shown: str) -> Iterator[Finding]:
     yield Finding("redis", f"{shown}: version {facts['redis_version']}, keeps what it acknowledges")
 
 
-async def _check_frozen(runtime: "Runtime") -> list[Finding]:
-    """Does it send at all?"""
-    frozen = await read_frozen(runtime.store.redis)
-    remedy = "See deploy/runbook/backup-and-restore.md"
-    return [Finding("store", say_frozen(frozen, runtime.clock.now()), True, remedy)] if frozen else []
+async def _check_store(runtime: "Runtime") -> list[Finding]:
+    """Does it send at all, did it lose anything, and do jobs go through?"""
+    now, redis_calls = runtime.clock.now(), runtime.store.redis
+    found = []
+    if frozen := await read_frozen(redis_calls):
+        found.append(Finding("store", say_frozen(frozen, now), True, "See deploy/runbook/backup-and-restore.md"))
+    if went_back := await read_went_back(redis_calls):
+        remedy = "Run `throughline audit` and tell agents. See deploy/runbook/redis-down.md"
+        found.append(Finding("store", say_went_back(went_back, now), False, remedy))
+    ticked = float(await redis_calls.call("GET", keys.BEAT) or 0)
+    if ticked and now - ticked > CLOCKWORK_LATE_S:
+        words = f"has not ticked for {now - ticked:.0f} s: nothing is archived or tidied up"
+        found.append(Finding("clockwork", words, True, "Start `throughline clockwork`; under `up`, read its log"))
+    return found
 
 
 async def _check_endpoints(runtime: "Runtime") -> list[Finding]:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from router.settings import Settings, default_broker_url, find_settings_file, load_settings
 from router.store.connecting import open_primaries, without_password
 from router.store.freezing import Frozen
+from router.store.going_back import WentBack
 from router.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ SETTINGS_STATUS: Final = 2
 RUN_FILE = "run.json"
 """In `data_dir`: where the private Redis of a running `throughline up` is."""
 ANSWER_WITHIN_S = 3.0
+CLOCKWORK_LATE_S = 150.0
+"""Jobs run each minute: two missed ones are a fault."""
 DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d)$")
 UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -159,6 +162,15 @@ def say_frozen(frozen: Frozen, now: float) -> str:
     return (
         f"Frozen for {ago(frozen.since, now)}: restored from a backup of {clock_time(frozen.backup_at)}; messages are "
         "accepted, and nothing is sent or moved until `throughline resume`. `throughline resume --list` says what waits"
+    )
+
+
+def say_went_back(found: WentBack, now: float) -> str:
+    """One line for whoever looks at a store that lost what it had taken."""
+    marked = f"{found.flagged} messages are" if found.flagged != 1 else "1 message is"
+    return (
+        f"Redis came back older than it was {ago(found.at, now)} ago: {marked} marked as possible duplicates, and what "
+        "was accepted in the time that is missing may be lost"
     )
 
 

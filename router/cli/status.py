@@ -9,15 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from health.report import Status
-from router.cli.rim import FAULT_STATUS, Session, ago, clock_time, out, say_frozen
+from router.cli.rim import CLOCKWORK_LATE_S, FAULT_STATUS, Session, ago, clock_time, out, say_frozen, say_went_back
 from router.store import keys
 from router.store.freezing import read_frozen
+from router.store.going_back import read_went_back
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
 
-CLOCKWORK_LATE_S = 150.0
-"""Jobs run each minute: two missed ones are a fault."""
 COLOURS = {
     Status.UP: "green",
     Status.SUSPECT: "yellow",
@@ -38,6 +37,8 @@ async def _show_status(runtime: "Runtime") -> None:
     now = time.time()
     if restored := await read_frozen(runtime.store.redis):
         out.print(f"[red]{escape(say_frozen(restored, now))}.[/red]\n")
+    if went_back := await read_went_back(runtime.store.redis):
+        out.print(f"[red]{escape(say_went_back(went_back, now))}.[/red] See deploy/runbook/redis-down.md\n")
     table = Table(box=None, pad_edge=False)
     for name in ("endpoint", "provider", "out", "in", "gate", "share", "due", "for"):
         table.add_column(name, no_wrap=True)
@@ -79,9 +80,9 @@ async def _say_clockwork(runtime: "Runtime", now: float) -> str:
     at = float(await runtime.store.redis.call("GET", keys.BEAT) or 0)
     if not at:
         return "Clockwork: never ran here"
-    words = f"last ran {ago(at, now)} ago"
-    late = now - at > CLOCKWORK_LATE_S
-    return f"Clockwork: [red]{words}[/red]; start `throughline clockwork`" if late else f"Clockwork: {words}"
+    if now - at > CLOCKWORK_LATE_S:
+        return f"Clockwork: [red]has not ticked for {now - at:.0f} s[/red]; start `throughline clockwork`"
+    return f"Clockwork: last ran {ago(at, now)} ago"
 
 
 def _coloured(status: Status) -> str:

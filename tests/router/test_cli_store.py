@@ -3,10 +3,13 @@
 import asyncio
 import logging
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 import structlog
 from click.testing import CliRunner, Result
 
@@ -17,6 +20,8 @@ from router.cli.app import throughline
 from router.cli.up import prepare_store
 from router.runtime import open_runtime
 from router.settings import load_settings
+from router.store import keys
+from router.store.going_back import write_went_back
 
 DANA = Address(Channel.EMAIL, "dana@customer.test")
 MAIL = EndpointId("email/sandbox")
@@ -168,3 +173,31 @@ def test_an_audit_of_what_is_sound_finds_nothing() -> None:
     """Status 0, and the words that one hopes for."""
     write_mail("My order never came.")
     assert "Nothing wrong" in words("audit")
+
+
+def test_status_and_doctor_say_that_redis_came_back_older() -> None:
+    """For a day, with how much was flagged; nothing of it otherwise."""
+    assert "came back older" not in words("status")
+
+    async def notice() -> None:
+        async with open_runtime(load_settings(), "cli") as runtime:
+            for flagged in (3, 0):  # each process that notices says it
+                await write_went_back(runtime.store.redis, runtime.clock.now() - 12, flagged)
+
+    asyncio.run(notice())
+    for command in ("status", "doctor"):
+        shown = " ".join(run(command).stdout.split())
+        assert re.search(r"came back older than it was \d+ s ago: 3 messages are marked as possible duplicates", shown)
+        assert "redis-down.md" in shown
+
+
+def test_status_and_doctor_say_that_the_clockwork_does_not_tick(redis_url: str) -> None:
+    """Three minutes without a job; until two are missed nobody is alarmed."""
+
+    def ticked(ago_s: float) -> str:
+        with redis.Redis.from_url(redis_url) as client:
+            client.set(keys.BEAT, f"{time.time() - ago_s:.3f}")
+        return " ".join((run("status").stdout + run("doctor").stdout).split())
+
+    assert "has not ticked" not in ticked(100)
+    assert len(re.findall(r"has not ticked for 1[89]\d s", ticked(180))) == 2

@@ -14,6 +14,7 @@ from router.rollback import RollbackWatch
 from router.runtime import SystemClock
 from router.spool import Spool
 from router.store.connecting import connect
+from router.store.going_back import read_went_back
 from router.store.redis import Pipelined, StoreUnavailable
 from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement, Store
 
@@ -108,6 +109,8 @@ async def test_what_was_said_in_the_time_that_is_lost_is_flagged_before_it_is_sa
     (told,) = [row for _, row in await store.journal_last(0, 50) if row["k"] == "store.went_back"]
     assert '"spools_again":1' in told["f"] and (tmp_path / "spool" / "1.spool").exists()
     assert not await watch.look(0), "once"
+    shown = await read_went_back(store.redis)
+    assert shown is not None and shown.flagged == 2, "what waited, and what was written meanwhile"
 
 
 async def test_a_redis_that_comes_back_whole_is_trusted_and_nothing_is_flagged(server, store):
