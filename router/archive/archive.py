@@ -149,8 +149,16 @@ class Archive:
                 connection.driver.close()
 
 
-def _short(error: Exception) -> str:
-    """The driver's own sentence; PostgreSQL's errors are dictionaries of fields (documentation, section 55.8)."""
-    first = error.args[0] if error.args else ""
-    words = str(first.get("M", "")) if isinstance(first, dict) else str(first) or str(error)
-    return words[:300] or type(error).__name__
+def _short(error: BaseException) -> str:
+    """The server's own sentence where there is one, else the driver's.
+
+    PostgreSQL's errors are dictionaries of fields (documentation, section 55.8); the driver may stumble over the
+    connection that the server closed with it, and the dictionary is what stood behind that.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        first = behind.args[0] if behind.args else ""
+        if isinstance(first, dict) and first.get("M"):
+            return str(first["M"])[:300]
+        behind = behind.__context__
+    return str(error)[:300] or type(error).__name__

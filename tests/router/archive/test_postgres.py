@@ -103,6 +103,24 @@ async def test_a_wrong_password_is_the_servers_sentence(cluster: Any) -> None:
     await archive.close()
 
 
+async def test_the_servers_sentence_is_found_behind_the_drivers_stumble() -> None:
+    """The driver says goodbye to a connection that the server closed with its refusal, and reports only that."""
+
+    class Refusing:
+        words, is_remote, faults = "PostgreSQL archive at db:5432", True, (OSError, LookupError)
+
+        def open(self) -> None:
+            try:
+                raise LookupError({"S": "FATAL", "M": "too many connections"})
+            finally:
+                raise OSError("network error")
+
+    archive = Archive(Refusing())  # type: ignore[arg-type]
+    with pytest.raises(ArchiveError, match="cannot be used: too many connections"):
+        await archive.check()
+    await archive.close()
+
+
 @pytest.mark.peer
 async def test_a_connection_that_the_server_ended_is_made_anew(shelf: Shelf, database: Postgres) -> None:
     """Servers are restarted; a statement that finds its connection gone is said again over another one."""
