@@ -33,7 +33,8 @@ class UnverifiedNumbers:
     """This process's view of the count, as of when it last added to it.
 
     A process learns of the others' numbers with its own next one, so that the bound is passed by at most one step of
-    each process: 100 sides of the planner, a page of the mover (`storm_pace_per_s`). Redis holds a HyperLogLog an hour (12 KB): how many, never which.
+    each process: 100 sides of the planner, a page of the mover (`storm_pace_per_s`). Redis holds a HyperLogLog an hour
+    (12 KB): how many, never which.
     """
 
     store: Store
