@@ -6,7 +6,7 @@ TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 SEED ?= 0
-.PHONY: help run demo drill doctor test test-bundled test-cluster test-sentinel peers chaos simulate soak mutants bench bench-detectors check map lock clean
+.PHONY: help run demo drill doctor test test-bundled test-cluster test-sentinel test-upgrade peers chaos simulate soak mutants bench bench-detectors check map lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,11 @@ test-cluster: $(VENV)/installed-dev  ## run the stories on a three-node Redis Cl
 
 test-sentinel: $(VENV)/installed-dev  ## run the stories on a primary that three sentinels watch
 	TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+
+FROM ?= 63bc20c
+test-upgrade: $(VENV)/installed-dev  ## run a rolling upgrade under load, from the version FROM (a commit) and back
+	rm -rf var/previous && mkdir -p var/previous && git archive $(FROM) | tar -x -C var/previous
+	TEST_UPGRADE_FROM=$(CURDIR)/var/previous $(BIN)/python -m pytest tests/scenarios/test_upgrade.py
 
 simulate: $(VENV)/installed-dev  ## repeat one seed of the simulation exactly: make simulate SEED=7
 	$(BIN)/python -m tests.simulation.run --seed $(SEED)
