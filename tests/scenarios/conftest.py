@@ -390,8 +390,8 @@ class World:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    async def spawn(self, *command: str) -> asyncio.subprocess.Process:
-        """Run `throughline ...` as a process of its own, which a story may kill with -9."""
+    async def spawn(self, *command: str, code: str | None = None) -> asyncio.subprocess.Process:
+        """Run `throughline ...` as a process of its own, which a story may kill with -9; `code`: of another version."""
         shown = self.settings.model_dump(mode="json", include={"redis_url", "public_url", "organisation"})
         environment = {f"THROUGHLINE_{name.upper()}": str(value) for name, value in shown.items()}
         environment |= {
@@ -400,13 +400,13 @@ class World:
             "THROUGHLINE_SANDBOX__ENABLED": "false",
             "THROUGHLINE_SHARDS": str(self.settings.shards),
             "THROUGHLINE_BROKER_URL": BROKER_URL,
-            "THROUGHLINE_HEALTH": self.settings.health.model_dump_json(),
-            "THROUGHLINE_DISPATCH": self.settings.dispatch.model_dump_json(),
+            "THROUGHLINE_HEALTH": self.settings.health.model_dump_json(exclude_unset=True),
+            "THROUGHLINE_DISPATCH": self.settings.dispatch.model_dump_json(exclude_unset=True),
             "THROUGHLINE_ENDPOINTS": json.dumps(self.tables),
         }
         log = (self.settings.data_dir / f"process{len(self.processes)}.log").open("wb")
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "router", *command, env=os.environ | environment, stdout=log, stderr=log
+            sys.executable, "-m", "router", *command, env=os.environ | environment, stdout=log, stderr=log, cwd=code
         )
         log.close()
         self.processes.append(process)
