@@ -82,7 +82,10 @@ def add_routes(app: web.Application, runtime: ChatRuntime) -> None:
         if hub.full:
             raise web.HTTPServiceUnavailable(text="Too many chats are open; try again.", headers={"Retry-After": "5"})
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=FRAME_MAX, compress=False)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except UnicodeEncodeError as error:  # its refusal quotes the Upgrade header, which may hold any octets
+            raise web.HTTPBadRequest(text="This is no WebSocket handshake.") from error
         await ChatSocket(hub, socket, request).run()
         return socket
 

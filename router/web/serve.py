@@ -1,10 +1,12 @@
 """The web role: the HTTP listener, the mailboxes it holds open, its beat."""
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from channels.contract import Listening
 from router.listening import listen_alone
@@ -23,7 +25,7 @@ log = structlog.get_logger()
 async def run_web(runtime: "Runtime") -> None:
     """Serve until cancelled. Raises OSError when the port is taken."""
     settings = runtime.settings.web
-    runner = web.AppRunner(build_app(runtime), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = make_runner(build_app(runtime))
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port, reuse_address=True).start()
@@ -38,3 +40,17 @@ async def run_web(runtime: "Runtime") -> None:
                     group.create_task(listen_alone(runtime.core, endpoint, adapter, runtime.switchboard.accept))
     finally:
         await runner.cleanup()
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """What listens. Its log tells our faults, not strangers': malformed requests, and callers that hang up.
+
+    The server would log each as an error, with a traceback and what was sent.
+    """
+    faults = logging.getLogger("router.web.server")
+    faults.addFilter(_is_ours)
+    return web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, logger=faults)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))

@@ -21,6 +21,7 @@ from router.api_keys import Role
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings
 from router.web.app import build_app
+from router.web.serve import make_runner
 
 ACCOUNT = "AC" + "0" * 32
 TOKEN = "an-auth-token-nobody-may-see"
@@ -94,7 +95,7 @@ def _settings(redis_url: str, folder: Path) -> Settings:
 
 async def _open(stack: AsyncExitStack, settings: Settings) -> tuple[Runtime, int, dict[str, str]]:
     runtime = await stack.enter_async_context(open_runtime(settings, "web"))
-    runner = web.AppRunner(build_app(runtime), access_log=None, shutdown_timeout=1)
+    runner = make_runner(build_app(runtime))
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -126,7 +127,9 @@ def fortress(redis_url: str, tmp_path: Path) -> Iterator[Fortress]:
     before = structlog.get_config()
     structlog.configure(processors=[structlog.processors.format_exc_info, keep])
     handler = _Complaints(complaints)
-    logging.getLogger("asyncio").addHandler(handler)
+    watched = [logging.getLogger(name) for name in ("asyncio", "aiohttp.server", "router.web.server")]
+    for logger in watched:
+        logger.addHandler(handler)
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda _loop, context: complaints.append(str(context)))
     thread = threading.Thread(target=loop.run_forever, name="the router")
@@ -141,6 +144,7 @@ def fortress(redis_url: str, tmp_path: Path) -> Iterator[Fortress]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(20)
         loop.close()
-        logging.getLogger("asyncio").removeHandler(handler)
+        for logger in watched:
+            logger.removeHandler(handler)
         structlog.configure(**before)
     assert not complaints, complaints[:3]

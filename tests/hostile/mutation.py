@@ -31,12 +31,17 @@ class Case:
 
 
 def cases(
-    target: str, samples: Sequence[bytes], tokens: Sequence[bytes] = (), *, size_max: int = 100_000
+    target: str,
+    samples: Sequence[bytes],
+    tokens: Sequence[bytes] = (),
+    *,
+    size_max: int = 100_000,
+    least: int = CASES_MIN,
 ) -> Iterator[Case]:
     """Mutants of `samples` until the time is over; the loop's body must raise nothing, hang nowhere and keep little."""
     started, grown_from = time.monotonic(), _resident_kb()
     number = 0
-    while number < CASES_MIN or time.monotonic() - started < SECONDS:
+    while number < least or time.monotonic() - started < SECONDS:
         chance = random.Random(f"{SEED}/{target}/{number}")
         octets = mutate(chance, samples, (*_EDGES, *tokens))[:size_max]
         name = f"FUZZ_SEED={SEED} {target} case {number}: {octets[:200]!r}"

@@ -1,11 +1,14 @@
 """Requests no honest client sends: raw octets in headers, targets and bodies are refused, and harm nothing."""
 
 import json
+import re
 import socket
 from typing import Any
 
 import pytest
 import requests
+
+from tests.hostile.mutation import cases
 
 
 def ask(port: int, request: bytes) -> tuple[int, bytes]:
@@ -122,3 +125,57 @@ def test_no_json_makes_us_fall_over(fortress: Any, body: bytes) -> None:
     answer = requests.post(url, data=body, headers=headers, timeout=10)
     assert answer.status_code in {400, 422}, answer.text
     assert fortress.said(conversation) == ["Where is my card?"]
+
+
+def test_no_octets_on_the_port_make_us_fall_over(fortress: Any) -> None:
+    """Mutants of whole requests, pipelined, cut, with lengths that lie: answered below 500, or hung up on."""
+    bearer = fortress.bearer("agent")["Authorization"].encode()
+    body = b'{"text":"x"}'
+    samples = [
+        head("GET", "/v1/conversations?limit=5&open_only=true", b"Authorization: " + bearer),
+        head("GET", "/v1/events", b"Last-Event-ID: 0:1-1", b"Accept: text/event-stream", b"Authorization: x"),
+        head("POST", "/hooks/sms/twilio/inbound?t=1", b"X-Twilio-Signature: x", b"Content-Length: 3") + b"a=b",
+        head("POST", "/v1/conversations/v0-A/messages", b"Authorization: " + bearer, b"Idempotency-Key: k",
+             b"Content-Type: application/json", b"Content-Length: %d" % len(body)) + body,
+        head("POST", "/console/session", b"Content-Type: application/json", b"Transfer-Encoding: chunked")
+        + b"4\r\n{}  \r\n0\r\nTrailer: x\r\n\r\n",
+        head("GET", "/chat/ws", b"Upgrade: websocket", b"Sec-WebSocket-Key: x", b"Sec-WebSocket-Version: 13"),
+        head("OPTIONS", "/docs", b"Cookie: __Host-throughline=x; a=b", b"If-None-Match: \"x\"", b"Range: bytes=0-1"),
+    ]  # fmt: skip
+    tokens = [
+        b"\r\nHost: x",
+        b"HTTP/0.9",
+        b"HTTP/1.0",
+        b" HTTP/9.9\r\n",
+        b"Content-Length: -1\r\n",
+        b"%00",
+        b"../",
+        b"\t",
+    ]
+    tokens += [
+        b"Expect: 100-continue\r\n",
+        b"Connection: Upgrade, HTTP2-Settings\r\n",
+        b"PRI * HTTP/2.0\r\n",
+        b"ffffffff\r\n",
+    ]
+    answered = 0
+    for case in cases("http", samples, tokens, size_max=20_000, least=80):
+        statuses = _statuses(fortress.port, case.octets)
+        answered += bool(statuses)
+        assert all(status < 500 for status in statuses), (case.name, statuses)
+    assert answered > 20
+    assert requests.get(f"{fortress.url}/v1/me", headers=fortress.bearer("agent"), timeout=10).status_code == 200
+
+
+def _statuses(port: int, octets: bytes) -> list[int]:
+    """The status of each answer to these octets within a moment: half a request has none, an open stream no end."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+        try:
+            wire.sendall(octets)
+            wire.settimeout(0.05)
+            while chunk := wire.recv(65_536):
+                answer += chunk
+        except (TimeoutError, ConnectionError):
+            pass  # waits for more of it, or hung up in the midst of it
+    return [int(found) for found in re.findall(rb"(?:^|\n)HTTP/1\.[01] (\d{3})", answer)]
