@@ -30,6 +30,7 @@ from router.archive.database import ArchiveError
 from router.archive.moving import archive_conversation
 from router.core import Core
 from router.domain.conversation import MessageState
+from router.metric_files import reserve_metric_files
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings, default_broker_url, load_settings
 from router.store import keys
@@ -350,6 +351,7 @@ class _SignOfLife(threading.Thread):
         board = Board(client)
         began = time.monotonic()
         while not self._over.is_set():
+            reserve_metric_files()
             try:
                 if time.monotonic() - max(began, _process.worked_at) < ALIVE_S:
                     await board.beat(self._worker, "clockwork", time.time())

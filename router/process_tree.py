@@ -266,7 +266,7 @@ class ProcessTree:
             for child in self._children:
                 log = self._log(child)
                 if log.exists() and log.stat().st_size > LOG_MAX_BYTES:
-                    await asyncio.to_thread(shutil.copyfile, log, log.with_suffix(".log.1"))
+                    await asyncio.to_thread(_keep_older_half, log)
                     os.truncate(log, 0)
 
     def _log(self, child: Child) -> Path:
@@ -299,6 +299,15 @@ def end_orphaned_redis(url: str) -> bool:
     while path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     return True
+
+
+def _keep_older_half(log: Path) -> None:
+    """In `.1`; where the disk is full nothing is kept, so that there is room again."""
+    older = log.with_suffix(".log.1")
+    try:
+        shutil.copyfile(log, older)
+    except OSError:
+        older.unlink(missing_ok=True)
 
 
 def _kill_group(pid: int) -> None:

@@ -63,7 +63,7 @@ class _File:
     def write(self, lines: list[bytes]) -> None:
         """Add lines; on disk when it returns. Raises OSError: none of them is there."""
         try:
-            os.write(self.descriptor, b"".join(lines))
+            _write_all(self.descriptor, b"".join(lines))
             os.fsync(self.descriptor)
         except OSError:
             os.ftruncate(self.descriptor, self.size)
@@ -297,7 +297,8 @@ class Spool:
             except Exception as error:  # the loop's rim: an entry that nobody can take must not hold up the others
                 if attempt == TRIES_MAX:
                     log.exception("spool.put_aside", kind=entry.kind)
-                    await asyncio.to_thread(_put_aside, self.folder, entry, error)
+                    if not await asyncio.to_thread(_put_aside, self.folder, entry, error):
+                        return False
         queue.popleft()
         if not queue:
             del self._waiting[key]
@@ -335,17 +336,32 @@ def _read_line(line: bytes) -> _Entry | None:
     return _Entry(row["kind"], row["key"], row["fields"], line)
 
 
-def _put_aside(folder: Path, entry: _Entry, error: Exception) -> None:
-    """Keep for a person what was promised and cannot be taken."""
-    descriptor = os.open(folder / ASIDE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def _write_all(descriptor: int, content: bytes) -> None:
+    """A disk with little room takes a part and says so only by how much. Raises OSError."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _put_aside(folder: Path, entry: _Entry, error: Exception) -> bool:
+    """Keep for a person what was promised and cannot be taken; False: the disk is full, and it stays where it is."""
+    content = json.dumps({"error": repr(error), "at": time.time()}).encode() + b" " + entry.line.rstrip() + b"\n"
     try:
-        os.write(
-            descriptor,
-            json.dumps({"error": repr(error), "at": time.time()}).encode() + b" " + entry.line.rstrip() + b"\n",
-        )
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder / ASIDE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                _write_all(descriptor, content)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError:
+        log.exception("spool.not_put_aside")
+        return False
+    return True
 
 
 def _sync(folder: Path) -> None:

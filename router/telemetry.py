@@ -1,5 +1,7 @@
 """Logs and metrics: what is counted, with which labels, and what never reaches a log."""
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -7,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import lru_cache
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -78,10 +80,28 @@ REDACTED = "[redacted]"
 _ENCODER = json.JSONEncoder()
 
 
+class LogStream(io.TextIOBase):
+    """Where log lines go. What a full disk does not take is dropped: no work may fail because nobody can read of it."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """All of it, or none."""
+        with contextlib.suppress(OSError):
+            self._out.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As far as the disk lets us."""
+        with contextlib.suppress(OSError):
+            self._out.flush()
+
+
 def configure_logging(level: str = "info", stream: TextIO | None = None) -> None:
     """One JSON object a line, on standard error; foreign libraries' records too. Secrets and addresses are masked."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    out = stream or sys.stderr
+    out = cast(TextIO, LogStream(stream or sys.stderr))
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

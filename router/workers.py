@@ -9,6 +9,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from router.core import Core
+from router.metric_files import reserve_metric_files
 from router.telemetry import LOOP_LAG_SECONDS
 
 BEAT_S = 1.0
@@ -31,6 +32,7 @@ async def keep_beating(
     """Beat every second until cancelled, with what this worker has to tell; at a clean end, take the name away."""
     try:
         while True:
+            reserve_metric_files()
             try:
                 await core.board.beat(worker, role, core.clock.now(), facts())
             except (RedisError, OSError, TimeoutError) as error:

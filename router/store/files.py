@@ -104,11 +104,15 @@ class Files:
                 return digest
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{digest}.{secrets.token_hex(4)}")
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)  # half a file must not fill a disk that is full
+            raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

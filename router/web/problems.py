@@ -1,5 +1,6 @@
 """Problem answers: every error of the HTTP face as RFC 9457 `application/problem+json`."""
 
+import errno
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 RETRY_AFTER_S = 2
 """What we ask clients to wait when Redis cannot take it now."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""Our disk does not take it now: nothing was accepted, and the same can be asked again."""
 FAULTS_MAX = 20
 """Field faults named in one answer."""
 
@@ -137,10 +140,20 @@ async def answer_problems(request: web.Request, handler: Serve) -> web.StreamRes
         return _of_aiohttp(answer, request_id)
     except ConnectionResetError:
         raise  # the caller hung up; there is nobody to answer
-    except Exception:  # the rim of the face: any defect becomes a 500 that tells nothing but its request id
-        log.exception("request.failed", route=request.match_info.route.name or "")
-        words = f"Something went wrong on our side. Please tell us this id: {request_id}."
-        return problem_response(Problem(500, "internal", words), request_id)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            return _defect(request, request_id)
+        log.exception("disk.not_written", route=request.match_info.route.name or "")
+        return problem_response(_unavailable(), request_id)
+    except Exception:  # noqa: BLE001 - the rim of the face: any defect becomes a 500 that tells but its request id
+        return _defect(request, request_id)
+
+
+def _defect(request: web.Request, request_id: str) -> web.Response:
+    """Called while it is being caught."""
+    log.exception("request.failed", route=request.match_info.route.name or "")
+    words = f"Something went wrong on our side. Please tell us this id: {request_id}."
+    return problem_response(Problem(500, "internal", words), request_id)
 
 
 def _unavailable() -> Problem:
