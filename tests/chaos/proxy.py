@@ -1,13 +1,16 @@
-"""A wire between the router and a vendor that can be cut, stopped, slowed or filled with garbage."""
+"""A wire between the router and a vendor, or Redis, that can be cut, stopped, slowed or filled with garbage."""
 
 import asyncio
 import os
+import random
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 CHUNK = 65_536
 SLOW_S = 1.5
+CUT_SHARE = 0.2
+"""Of the answers, how many are cut off."""
 
 
 class Toxin(StrEnum):
@@ -19,6 +22,7 @@ class Toxin(StrEnum):
     RESET = "reset"  # every connection is reset, at once and again
     SLOW = "slow"  # every answer comes 1.5 s late
     GARBAGE = "garbage"  # answers are replaced by noise of the same length
+    CUT = "cut"  # one answer in five is lost after the other end has done what it was told, and the connection with it
 
 
 @dataclass(slots=True)
@@ -28,13 +32,20 @@ class Proxy:
     host: str
     port: int
     """The vendor's."""
+    path: str = ""
+    """Of a Unix socket, where the other end listens on one."""
     toxin: Toxin = Toxin.NONE
+    cuts: int = 0
+    """Answers that were cut off."""
     _server: asyncio.Server | None = None
     _lines: set[asyncio.Task[None]] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
-    async def start(self) -> int:
-        """Listen; the port to connect to."""
+    async def start(self, path: str = "") -> int:
+        """Listen, on a Unix socket if it is named; else the port to connect to."""
+        if path:
+            self._server = await asyncio.start_unix_server(self._serve, path)
+            return 0
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
@@ -68,7 +79,7 @@ class Proxy:
                 writer.transport.abort()
                 return
             with suppress(OSError):
-                there, back = await asyncio.open_connection(self.host, self.port)
+                there, back = await self._connect()
                 self._writers.add(back)
                 try:
                     async with asyncio.TaskGroup() as group:
@@ -84,6 +95,11 @@ class Proxy:
             self._writers.discard(writer)
             writer.transport.abort()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self.path:
+            return await asyncio.open_unix_connection(self.path)
+        return await asyncio.open_connection(self.host, self.port)
+
     async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, answers: bool) -> None:
         while data := await source.read(CHUNK):
             match self.toxin:
@@ -95,6 +111,9 @@ class Proxy:
                     await asyncio.sleep(SLOW_S)
                 case Toxin.GARBAGE if answers:
                     data = os.urandom(len(data))
+                case Toxin.CUT if answers and random.random() < CUT_SHARE:
+                    self.cuts += 1
+                    raise ConnectionResetError("the answer was cut off")
             target.write(data)
             await target.drain()
         raise ConnectionResetError("the other end closed")

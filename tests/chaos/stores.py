@@ -1,0 +1,140 @@
+"""The Redis of a chaos run: behind a wire that can lose its answers, with an append-only file that can be cut; or
+Sentinel's, whose replica can lag behind and be promoted."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.private_redis import PrivateRedis
+from tests.chaos.proxy import Proxy
+from tests.topologies import Server, Watched, run_watched
+
+
+class CuttableRedis(PrivateRedis):
+    """A private Redis whose files somebody may damage while it is dead."""
+
+    damage: Callable[[], None] | None = None
+    """What to do before it starts again; once."""
+
+    def start(self) -> None:
+        """As ever, on what is left."""
+        damage, self.damage = self.damage, None
+        if damage is not None:
+            damage()
+        super().start()
+
+    @property
+    def append_only_file(self) -> Path:
+        """The one that is written to: Redis 7 keeps a folder of them, Redis 6 one."""
+        many = sorted(self.folder.glob("appendonlydir/*.incr.aof"), key=lambda path: path.stat().st_mtime)
+        return many[-1] if many else self.folder / "appendonly.aof"
+
+
+@dataclass(slots=True)
+class OneRedis:
+    """The private Redis of `throughline up`, and the wire that everybody speaks to it over."""
+
+    server: CuttableRedis
+    wire: Proxy
+    wire_path: Path
+
+    @property
+    def pid(self) -> int | None:
+        """Of the living server."""
+        return self.server.pid
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """How roles find it."""
+        return {"redis_url": f"unix://{self.wire_path}?db=0"}
+
+
+@asynccontextmanager
+async def one_redis(folder: Path) -> AsyncIterator[OneRedis]:
+    """A durable one, started; the tree restarts it, and ends it."""
+    server = CuttableRedis(folder)
+    await asyncio.to_thread(server.start)
+    wire, path = Proxy("", 0, path=str(server.socket)), folder.parent / "wire.sock"
+    await wire.start(str(path))
+    try:
+        yield OneRedis(server, wire, path)
+    finally:
+        await wire.stop()
+        server.stop()
+
+
+@dataclass(slots=True)
+class WatchedRedis:
+    """Sentinel's: nothing is acknowledged that the replica has not."""
+
+    watched: Watched
+
+    @property
+    def pid(self) -> int | None:
+        """Of the living primary."""
+        process = self.primary.process
+        return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """How roles find it."""
+        return {"redis_url": self.watched.url, "redis_replicas": 1}
+
+    @property
+    def primary(self) -> Server:
+        """As Sentinel sees it."""
+        named = self.watched.named()
+        return next(one for one in self.both if one.port == named)
+
+    @property
+    def replica(self) -> Server:
+        """The other one."""
+        return next(one for one in self.both if one.port != self.primary.port)
+
+    @property
+    def both(self) -> tuple[Server, Server]:
+        """Whoever is what at the moment."""
+        return self.watched.primary, self.watched.replica
+
+    async def promote_behind(self, lag_s: float) -> float:
+        """Let the replica fall behind for a while, then kill the primary under it; seconds until it was promoted.
+
+        The old primary comes back as its replica: until then nothing can be acknowledged.
+        """
+        old, new = self.primary, self.replica
+        os.kill(new.pid, signal.SIGSTOP)
+        await asyncio.sleep(lag_s)
+        os.kill(old.pid, signal.SIGKILL)
+        os.kill(new.pid, signal.SIGCONT)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while await asyncio.to_thread(self.watched.named) != new.port:
+            if loop.time() - begun > 60:
+                raise TimeoutError("Sentinel promoted nobody in a minute")
+            await asyncio.sleep(0.1)
+        took_s = loop.time() - begun
+        await asyncio.to_thread(old.process.wait if old.process is not None else lambda: 0)
+        await asyncio.to_thread(old.start)
+        return took_s
+
+    def behind(self) -> int:
+        """Bytes that the replica has not."""
+        with self.primary.client as client:
+            facts = client.info("replication")
+        rows = [row for name, row in facts.items() if name.startswith("slave") and isinstance(row, dict)]
+        return min((int(facts["master_repl_offset"]) - int(row["offset"]) for row in rows), default=-1)
+
+
+@asynccontextmanager
+async def watched_redis(folder: Path) -> AsyncIterator[WatchedRedis]:
+    """Two servers that write everything through, and three sentinels."""
+    context = run_watched(folder, durable=True)
+    watched = await asyncio.to_thread(context.__enter__)
+    try:
+        yield WatchedRedis(watched)
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
