@@ -139,14 +139,14 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
             print("\n".join(one.name for one in chosen))
             chosen = []
         if not small and not sentinel:
-            print("disk-full is left out: this machine lets us mount no disk of o        if chosen:
+            print("disk-full is left out: this machine lets us mount no disk of our own")
+        if chosen:
             well = asyncio.run(play(chosen, pages, arguments, place, disk, sentinel=sentinel))
             if not well and small:
                 shutil.copytree(disk, place / "kept", ignore=shutil.ignore_patterns("*.sock"))  # the disk goes with us
             went_well = went_well and well
         if small:
             unmount(disk)
-and well
     return 0 if went_well else 1
 
 
