@@ -39,6 +39,7 @@ async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The use cases over stand-in vendors; nobody dispatches, so what is to be said stays queued."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
+    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
     async with open_runtime(load_settings(), "web") as opened:
         yield opened
 
