@@ -12,7 +12,7 @@ from router.cli.app import throughline
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("health", "channels", "router")
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 
 
 def purpose(module: Path) -> str:
@@ -63,6 +63,14 @@ def test_commands_exist(page: Path) -> None:
         assert command in throughline.commands
     targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
     assert set(re.findall(r"(?m)(?:`|^    )make ([a-z]+)", text)) <= targets
+
+
+def test_the_threat_model_names_tests_that_are_there() -> None:
+    """Each claim of SECURITY.md leads to the test that shows it, in the file it links to."""
+    named = re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 40
+    for test, file in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), (test, file)
 
 
 def test_every_target_has_its_help() -> None:
