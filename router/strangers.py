@@ -18,8 +18,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Strangers:
-    """Counts what we say because somebody who has proven nothing asked for it: prompts, codes, confirmations, and
-    addresses left in a form. Senders of SMS and mail are forged easily, and each answer costs us and may pay them.
+    """Counts what we say because somebody who has proven nothing asked for it: prompts, codes, confirmations.
+
+    Senders of SMS and mail are forged easily, and each answer costs us and may pay them.
 
     The hours are fixed ones: around their turn twice the number may go out.
     """
