@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+import unicodedata
 from dataclasses import dataclass, replace
 
 import structlog
@@ -100,10 +101,12 @@ class Holding:
 
     async def read_code(self, at: Place, text: str) -> str:
         """The conversation a right code proves, or ''. Five wrong ones end the claim."""
+        typed = "".join(str(unicodedata.decimal(one)) for one in text if one.isdecimal())  # of any script
+        if len(text.strip()) > 40 or len(typed) != 6:
+            return ""
         key = self._claim_key(at)
         found = await self.core.store.redis.call("GET", key)
-        typed = "".join(character for character in text if character.isdigit())
-        if not found or len(text.strip()) > 40 or len(typed) != 6:
+        if not found:
             return ""
         # Counted before it is compared: guesses that come all at once are as few as others.
         tries = int(await self.core.store.redis.call("INCR", f"{key}:tries"))

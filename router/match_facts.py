@@ -15,10 +15,13 @@ THREAD_MAX = 20
 
 async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> MatchFacts:
     """Everything that `match_inbound` decides by. Raises StoreUnavailable."""
-    open_ids: list[str] = []
-    for customer in sender.customers:
-        open_ids += await core.store.open_of_customer(customer.id)
-    over = await spoken_over(core, sender.place)
+    over, token_conversation, thread, of_customers = await asyncio.gather(
+        spoken_over(core, sender.place),
+        _token_conversation(core, event),
+        _thread(core, event),
+        asyncio.gather(*(core.store.open_of_customer(customer.id) for customer in sender.customers)),
+    )
+    open_ids = [one for ids in of_customers for one in ids]
     recent = sorted(over, key=lambda one: -over[one])[:SPOKEN_MAX]
     records = await asyncio.gather(*(core.store.conversation(one) for one in dict.fromkeys(open_ids + recent)))
     known = {one.id: one for one in records if one is not None and not one.id.startswith("h")}
@@ -35,8 +38,8 @@ async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> Mat
             (own_closed if is_own else claims)[reference] = owner
     return MatchFacts(
         now=core.clock.now(),
-        token_conversation=await _token_conversation(core, event),
-        thread=await _thread(core, event),
+        token_conversation=token_conversation,
+        thread=thread,
         references={one.reference: one.id for one in known.values() if one.open and one.id in mine} | own_closed,
         claims=claims,
         spoken=[Spoken(one, known[one].customer_id, over[one], open=known[one].open) for one in recent if one in known],

@@ -1,5 +1,6 @@
 """Inbound: what customers, agents and vendors tell us, taken once, matched, durable before anyone is answered."""
 
+import asyncio
 import json
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from router.core import Core
 from router.domain.conversation import Agent, Binding, Customer, MessageClass, SideName
 from router.domain.ids import new_id, shard_of
 from router.domain.journal import Decision, DecisionKind, write_decision
-from router.domain.matching import Held, How, Joins, Match, Opens, Why, match_inbound
+from router.domain.matching import Held, How, Joins, Match, MatchFacts, Opens, Why, match_inbound
 from router.evidence_desk import EvidenceDesk
 from router.holding import Holding
 from router.inbound import keep_content, natural_key, new_message, said_hash
@@ -72,24 +73,21 @@ class Reception:
     async def _take_message(self, event: InboundMessage) -> Accepted:
         sender = await find_sender(self.core, event)
         key = natural_key(event)
-        known = await accepted_before(self.core, key)
+        # Asked together: most messages are new, and all they cost is the round trips they wait for.
+        known, facts = await asyncio.gather(accepted_before(self.core, key), gather_facts(self.core, event, sender))
         if known is not None:
             await self._remember(event, known[1])  # we may have ended between taking it and this
             return Accepted("" if known[1].startswith("h") else known[1], known[0], duplicate=True)
         content = await keep_content(self.core, event)
         if sender.agent is not None:
-            return await self._take_from_agent(event, sender, sender.agent, content, key)
+            return await self._take_from_agent(event, sender, sender.agent, facts, content, key)
         opt = event.opt or (opt_keyword(event.text) if event.sender.channel is Channel.SMS else None)
         if opt in {"stop", "start"}:
             return await self._take_opt(event, sender, content, key, opt == "start")
         proven = await self.holding.read_code(sender.place, event.text)
         if proven:
             return await self._file_proven(event, sender, proven, key, content)
-        facts = await gather_facts(self.core, event, sender)
-        match = match_inbound(event, facts)
-        accepted = await self._by_match(event, sender, match, content, key)
-        await self._note_match(match, accepted, event)
-        return accepted
+        return await self._by_match(event, sender, match_inbound(event, facts), content, key)
 
     async def _by_match(
         self, event: InboundMessage, sender: Sender, match: Match, content: Content, key: str
@@ -99,12 +97,14 @@ class Reception:
                 return await self._join(event, sender, match, content, key)
             case Opens():
                 continued = await continued_by_reference(self.core, event, sender)
-                return await self._open(event, sender, match.customer_id, content, key, continued)
+                return await self._open(event, sender, match, content, key, continued)
             case Held():
                 message = new_message(self.core, event, sender.place.shard, "", event.sender_name, content)
                 answer = await self.holding.keep(sender.place, message, key, said_hash(content))
-                if answer.verdict == "new" and await self._may_ask(event, sender):
-                    await self.holding.ask(sender.place, match, event)
+                if answer.verdict == "new":
+                    await self._note_held(match, answer.message_id, event)
+                    if await self._may_ask(event, sender):
+                        await self.holding.ask(sender.place, match, event)
                 return Accepted("", answer.message_id, duplicate=answer.verdict != "new")
 
     async def _may_ask(self, event: InboundMessage, sender: Sender) -> bool:
@@ -120,7 +120,8 @@ class Reception:
         conversation = await self.core.store.conversation(conversation_id)
         if conversation is None:
             return await self._go_on(event, sender, match, content, key)
-        customer = await self.core.customer_of(conversation.customer_id)
+        whose = (one for one in sender.customers if one.id == conversation.customer_id)
+        customer = next(whose, None) or await self.core.customer_of(conversation.customer_id)
         if match.how is How.MAIL_THREAD and all(one.address != event.sender for one in customer.bindings):
             # Everybody who was copied knows the Message-ID: it files the mail, and proves nothing about its sender.
             event = replace(event, unverified=True)
@@ -128,7 +129,9 @@ class Reception:
         if held:
             log.info("held.filed", conversation=conversation_id, count=held)
         message = new_message(self.core, event, shard_of(conversation_id), customer.id, customer.name, content)
-        answer = await self._put(event, sender, conversation_id, message, key, reopen=True)
+        answer = await self._put(
+            event, sender, conversation_id, message, key, reopen=True, decided=f"joined by {match.how}"
+        )
         await self._learn_address(event, customer)
         return self._accepted(answer, event)
 
@@ -136,7 +139,7 @@ class Reception:
         """What it belongs to is archived: a new one begins that names it; or erased: it is matched without that."""
         continued = await continued_by_match(self.core, event, match)
         if continued is not None:
-            return await self._open(event, sender, continued.customer.id, content, key, continued)
+            return await self._open(event, sender, match, content, key, continued)
         event = replace(event, reply_token="", in_reply_to=())
         again = match_inbound(event, await gather_facts(self.core, event, sender))
         return await self._by_match(event, sender, again, content, key)
@@ -145,7 +148,7 @@ class Reception:
         self,
         event: InboundMessage,
         sender: Sender,
-        customer_id: str | None,
+        match: Joins | Opens,
         content: Content,
         key: str,
         continued: Continued | None = None,
@@ -153,12 +156,15 @@ class Reception:
         if continued is not None:
             customer = continued.customer
         else:
-            customer = await customer_for(self.core, event, sender, customer_id)
+            known = match.customer_id if isinstance(match, Opens) else None
+            customer = await customer_for(self.core, event, sender, known)
         shard = shard_of(customer.id)
         conversation_id = new_id("v", shard, int(self.core.clock.now() * 1000))
         create = await opened_by(self.core, event, sender, customer, conversation_id)
         message = new_message(self.core, event, shard, customer.id, customer.name or event.sender_name, content)
-        answer = await self._put(event, sender, conversation_id, message, key, create=create)
+        answer = await self._put(
+            event, sender, conversation_id, message, key, create=create, decided="opened a conversation"
+        )
         if continued is not None:
             await self._name_old(answer.conversation_id, continued)
             if continued.trusted:
@@ -181,6 +187,7 @@ class Reception:
         create: NewConversation | None = None,
         reopen: bool = False,
         quiet: bool = False,
+        decided: str = "",
     ) -> AcceptAnswer:
         trusted = not event.automatic and not event.unverified and not quiet
         answer = await self.core.store.accept(
@@ -193,6 +200,7 @@ class Reception:
             pin=(event.endpoint, sender.place.place) if trusted and create is None else None,
             mail_id=event.vendor_id if event.sender.channel is Channel.EMAIL else "",
             quiet=quiet or event.automatic,
+            decision=self._decision(DecisionKind.MATCHED, conversation_id, decided, event) if decided else "",
         )
         await self._remember(event, answer.conversation_id)
         return answer
@@ -202,9 +210,9 @@ class Reception:
             await remember_mail(self.core, event.endpoint, event.vendor_id, conversation_id)
 
     async def _take_from_agent(
-        self, event: InboundMessage, sender: Sender, agent: Agent, content: Content, key: str
+        self, event: InboundMessage, sender: Sender, agent: Agent, facts: MatchFacts, content: Content, key: str
     ) -> Accepted:
-        match = match_inbound(event, await gather_facts(self.core, event, sender))
+        match = match_inbound(event, facts)
         if event.automatic or event.unverified:
             # It would be said in our name. Two auto-replies would talk for ever; and a forger may well have the token,
             # for customers' mail carries the same one.
@@ -297,21 +305,11 @@ class Reception:
         now = self.core.clock.now()
         self.desk.say(Evidence(endpoint, Direction.IN, Verdict.OK, Witness.OUTCOME, now))
 
-    async def _note_match(self, match: Match, accepted: Accepted, event: InboundMessage) -> None:
+    async def _note_held(self, held: Held, message_id: str, event: InboundMessage) -> None:
+        facts = {"d": self._decision(DecisionKind.HELD, "", f"held: {held.why}", event)}
+        shard = shard_of(message_id)
+        await self.core.store.note(shard, "decision.made", facts, message_id=message_id, endpoint=event.endpoint)
+
+    def _decision(self, kind: DecisionKind, conversation_id: str, words: str, event: InboundMessage) -> str:
         now = self.core.clock.now()
-        match match:
-            case Joins():
-                kind, words = DecisionKind.MATCHED, f"joined by {match.how}"
-            case Opens():
-                kind, words = DecisionKind.MATCHED, "opened a conversation"
-            case Held():
-                kind, words = DecisionKind.HELD, f"held: {match.why}"
-        decision = Decision(kind, accepted.conversation_id, SideName.AGENT, now, words, (str(event.endpoint),))
-        await self.core.store.note(
-            shard_of(accepted.message_id),
-            "decision.made",
-            {"d": write_decision(decision)},
-            conversation_id=accepted.conversation_id,
-            message_id=accepted.message_id,
-            endpoint=event.endpoint,
-        )
+        return write_decision(Decision(kind, conversation_id, SideName.AGENT, now, words, (str(event.endpoint),)))

@@ -174,8 +174,9 @@ class Store(Reading):
         mail_id: str = "",
         front: bool = False,
         quiet: bool = False,
+        decision: str = "",
     ) -> AcceptAnswer:
-        """Take a message once. Durable when it returns.
+        """Take a message once, and journal the decision that put it here with it. Durable when it returns.
 
         Raises:
             StoreUnavailable: Redis did not answer; the message may have been taken: ask again with the same key.
@@ -208,6 +209,8 @@ class Store(Reading):
             argument["pin"] = {"ep": pin[0], "ad": pin[1]}
         if mail_id:
             argument["mt"] = mail_id
+        if decision:
+            argument["dc"] = decision
         if create is not None:
             argument["create"] = _dump_create(create)
         answer = await self._run("accept", shard_of(conversation_id), argument)

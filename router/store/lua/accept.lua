@@ -6,6 +6,7 @@
 --          create {conversation fields, sides c and a with o, ep, ad} or nil, reopen 0/1, queue_max,
 --          pin {ep, ad} or nil: the author wrote there, so the author's side is there now,
 --          mt the Message-ID of an inbound mail or nil, front 0/1: say it before what waits,
+--          dc the decision it stands here by, for the journal, or nil,
 --          quiet 0/1: nobody waits for an answer to it (an auto-reply, a STOP)
 -- Answers  {'new' | 'duplicate' | 'other' | 'closed' | 'missing' | 'full', message id, sequence, endpoint of the side}
 -- Guarantees  all or nothing; the same natural key adds nothing and answers with the first message's id; `other` says
@@ -136,4 +137,5 @@ else
 end
 place(S)
 journal('message.accepted', A.c, M.id, M.ep, {s = M.s, q = sequence, k = M.k})
+if A.dc then journal('decision.made', A.c, M.id, M.ep, {d = A.dc}) end
 return {'new', M.id, tostring(sequence), S.ep, A.c}
