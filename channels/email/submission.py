@@ -322,7 +322,7 @@ def _sender_arguments(smtp: SMTP, mail: Mail) -> list[bytes]:
         arguments.append(b"SMTPUTF8")
     if smtp.supports_extension("size"):
         size_max = smtp.esmtp_extensions.get("size", "")
-        if size_max.isdigit() and 0 < int(size_max) < len(mail.content):
+        if re.fullmatch("[0-9]{1,20}", size_max) and 0 < int(size_max) < len(mail.content):
             raise MessageRejected("too_large", f"the mail server takes at most {int(size_max):,} bytes")
         arguments.append(b"SIZE=%d" % len(mail.content))
     if smtp.supports_extension("dsn") and mail.envid:

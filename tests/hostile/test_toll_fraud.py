@@ -132,3 +132,15 @@ async def test_the_limits_end_with_the_hour(runtime: Runtime) -> None:
         assert 0 < await redis.ttl(key) <= HOUR_S
         assert "2025" not in str(key)
         assert "2526" not in str(key)
+
+
+@pytest.mark.parametrize("zero", ["0", "\u0660", "\u0966", "\uff10"])
+async def test_a_code_may_be_typed_in_anybodys_digits(runtime: Runtime, zero: str) -> None:
+    """Digits of other scripts are digits; signs that only look like them (`²`) are none; neither is a fault of ours."""
+    conversation, reference = await _a_reference(runtime)
+    stranger = AT_HOME[0]
+    await _hear(runtime, f"ref {reference}", stranger)
+    (code,) = [one for one in await runtime.switchboard.transcript(conversation) if one.side is SideName.CUSTOMER]
+    right = "".join(sign for sign in code.content.text if sign.isdigit())[:6]
+    await _hear(runtime, "²²²²²²", stranger)
+    assert await _hear(runtime, "".join(chr(ord(zero) + int(sign)) for sign in right), stranger) == conversation
