@@ -46,7 +46,7 @@ class AdapterStore(Protocol):
         """Put one part of a set under `key` and return all parts so far (segments of one SMS)."""
 
     async def append(self, key: str, value: str, ttl_s: float) -> int:
-        """Add to a list; its number, from 1, never reused. Wakes whoever waits in `wait_for_more`."""
+        """Add to a list; its number, above all before it, never reused. Wakes whoever waits in `wait_for_more`."""
 
     async def read_after(self, key: str, number: int, count: int) -> list[tuple[int, str]]:
         """Up to `count` entries with a number above `number`, in order."""

@@ -1,6 +1,6 @@
 """Our own web chat as an endpoint: `send` appends to the session's durable outbox, the web role delivers from it.
 
-An outbox entry, as it stands in the store under `out:{session}` and is numbered from 1:
+An outbox entry, as it stands in the store under `out:{session}` and is numbered:
 
     {"id":"m0-01JD...","token":"a0-01JD...","kind":"message","text":"We are on it.","author":"Ana","at":1760000000.0,
      "conversation":"v0-01JD...","reference":"4F2K9","late":false}

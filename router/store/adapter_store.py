@@ -15,14 +15,21 @@ TTL_MAX_S = 30 * 24 * 3600
 ENTRIES_MAX = 500
 """Entries a list keeps; older ones are dropped."""
 APPEND = """
-local number = redis.call('INCR', KEYS[2])
-redis.call('ZADD', KEYS[1], number, number .. '|' .. ARGV[1])
+local time = redis.call('TIME')
+local number = math.max(redis.call('INCR', KEYS[2]), time[1] * 1000 + math.floor(time[2] / 1000))
+local digits = string.format('%.0f', number)
+redis.call('SET', KEYS[2], digits)
+redis.call('ZADD', KEYS[1], digits, digits .. '|' .. ARGV[1])
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[4] - 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return number
 """
-"""Number and entry in one step, so that a reader never sees a later entry before an earlier one."""
+"""Number and entry in one step, so that a reader never sees a later entry before an earlier one.
+
+No number is below the server's time in ms: a Redis that came back older than it was does not give out again those that
+readers have seen.
+"""
 
 
 class RedisAdapterStore:
@@ -58,7 +65,7 @@ class RedisAdapterStore:
         return {int(number): text for number, text in parts.items()}
 
     async def append(self, key: str, value: str, ttl_s: float) -> int:
-        """Add to a list; its number, from 1, never reused. Rings the endpoint's bell with the key."""
+        """Add to a list; its number, above all before it, never reused. Rings the endpoint's bell with the key."""
         where = self._key(key)
         number = await self._call(
             "EVAL", APPEND, 2, where, f"{where}:n", _bounded(value), _ttl_ms(ttl_s), TTL_MAX_S * 1000, ENTRIES_MAX

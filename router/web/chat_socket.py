@@ -32,7 +32,6 @@ SEND_WITHIN_S = 10.0
 ACCEPT_WITHIN_S = 10.0
 BELL_WITHIN_S = 5.0
 """A bell that was lost costs no more than this."""
-GAP_S = 0.1
 WINDOW = 32
 """Messages on their way to one browser that it has not acknowledged."""
 WAIT_S = 2.0
@@ -174,7 +173,7 @@ class ChatSocket:
         await self._tell_place(place_of(view, door.endpoint, self.session, self._left).frame())
 
     async def _cursor(self, claimed: int) -> int:
-        """Where to go on. An outbox that ran out, or was lost, numbers from 1 again: then everything is new."""
+        """Where to go on. Where the outbox ran out, or was lost, everything is new."""
         if claimed and await self.hub.store.read_after(outbox_key(self.session), claimed - 1, 1):
             return claimed
         return 0
@@ -306,10 +305,6 @@ class ChatSocket:
             room = WINDOW - len(self._unseen)
             try:
                 entries = await self.hub.store.read_after(key, self._number, room) if room > 0 else []
-                if entries and entries[0][0] > self._number + 1:
-                    # Two senders may number their entries before they put them in: give the earlier one its chance.
-                    await asyncio.sleep(GAP_S)
-                    entries = await self.hub.store.read_after(key, self._number, room)
             except STORE_TROUBLE:
                 await asyncio.sleep(WAIT_S)
                 continue

@@ -13,6 +13,7 @@ from router.private_redis import PrivateRedis
 from router.rollback import RollbackWatch
 from router.runtime import SystemClock
 from router.spool import Spool
+from router.store.adapter_store import RedisAdapterStore
 from router.store.connecting import connect
 from router.store.going_back import read_went_back
 from router.store.redis import Pipelined, StoreUnavailable
@@ -151,3 +152,15 @@ async def test_who_starts_anew_remembers_what_the_last_process_saw(server, store
         assert leased.possible_duplicate
     finally:
         await redis.close()
+
+
+async def test_an_outbox_gives_no_number_again_that_a_browser_has_seen(server, store, older):
+    """Else what comes after the loss would never reach a page that is open and waits for later numbers."""
+    outbox = RedisAdapterStore(store.redis, EndpointId("chat/web"))
+    await outbox.append("out:s1", "one", 60.0)
+    older.keep()
+    seen = [await outbox.append("out:s1", text, 60.0) for text in ("two", "three")][-1]
+    older.put_back()
+    await returns(server, store)
+    number = await outbox.append("out:s1", "four", 60.0)
+    assert number > seen and await outbox.read_after("out:s1", seen, 10) == [(number, "four")]

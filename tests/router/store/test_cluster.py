@@ -177,8 +177,8 @@ async def test_boards_keys_and_adapters_stay_in_theirs(store: Store, cluster: Cl
     assert not await store.lease(MAIL, "w1", 10, TERMS, shard=2)
     outbox = RedisAdapterStore(store.redis, CONSOLE)
     bell = await store.redis.subscribe("tl:bell:chat/console")
-    assert [await outbox.append("o", text, 60.0) for text in ("a", "b")] == [1, 2]
-    assert await outbox.read_after("o", 0, 10) == [(1, "a"), (2, "b")]
+    first, second = [await outbox.append("o", text, 60.0) for text in ("a", "b")]
+    assert first < second and await outbox.read_after("o", 0, 10) == [(first, "a"), (second, "b")]
     deadline = asyncio.get_running_loop().time() + 5
     while (heard := await bell.get_message(ignore_subscribe_messages=True, timeout=0.2)) is None:
         assert asyncio.get_running_loop().time() < deadline
