@@ -10,6 +10,8 @@ from pathlib import Path
 
 import redis
 
+from router.append_only import cut_unfinished, find_append_only
+
 START_WITHIN_S = 20.0
 STOP_WITHIN_S = 10.0
 COMPACT_BYTES = 2048
@@ -70,8 +72,11 @@ class PrivateRedis:
 
         Raises:
             RuntimeError: it ended or did not answer in time; the text holds the end of its log.
+            OSError: its folder cannot be written to.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if file := find_append_only(self.folder):
+            cut_unfinished(file)
         log = self.folder / "redis.log"
         durable = ["yes", "--appendfsync", "always"] if self.durable else ["no"]
         self._process = subprocess.Popen(  # noqa: S603 - our own binary with our own arguments

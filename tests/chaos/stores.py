@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.append_only import find_append_only
 from router.private_redis import PrivateRedis
 from tests.chaos.proxy import Proxy
 from tests.topologies import Server, Watched, run_watched
@@ -29,9 +30,10 @@ class CuttableRedis(PrivateRedis):
 
     @property
     def append_only_file(self) -> Path:
-        """The one that is written to: Redis 7 keeps a folder of them, Redis 6 one."""
-        many = sorted(self.folder.glob("appendonlydir/*.incr.aof"), key=lambda path: path.stat().st_mtime)
-        return many[-1] if many else self.folder / "appendonly.aof"
+        """The one that is written to."""
+        found = find_append_only(self.folder)
+        assert found is not None
+        return found
 
 
 @dataclass(slots=True)
