@@ -32,5 +32,6 @@ def write_canary(token: str) -> str:
 
 def read_canary(text: str) -> str:
     """The token of the first canary in a text, or ''. Whatever echoes it may have changed its case."""
-    found = TOKEN_FORM.search(text) if "canary" in text.lower() else None  # asked of every message: most have no such word
+    # Asked of every message that comes in: most have no such word.
+    found = TOKEN_FORM.search(text) if "canary" in text.lower() else None
     return found[1].lower() if found else ""
