@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from router.api_keys import Role
-from tests.hostile.test_requests import ask, head
+from tests.hostile.raw import ask, head
 
 ROLES = [role.value for role in Role]
 PATHS = {
