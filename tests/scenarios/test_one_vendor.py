@@ -16,7 +16,11 @@ async def test_a_password_that_was_changed_takes_the_account_down_and_tells_staf
     await ray.phone.expects("Example Shop", await talk.reference(), within_s=30)
     await ray.phone.expects("Hello Ray.")
     await world.expects_status("email/sandbox", Status.DOWN)
-    (incident,) = (await world.get("/v1/incidents?open_only=true"))["items"]
+
+    async def opened():
+        return (await world.get("/v1/incidents?open_only=true"))["items"]
+
+    (incident,) = await world.eventually(opened, "an incident is open")
     assert incident["affected"][0]["endpoint"] == "email/sandbox"
     assert incident["affected"][0]["reason"] == "misconfigured"
     vendor._password = kept
