@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -55,6 +56,10 @@ COLLECT_S: Final = 30.0
 JOURNAL_READ_MAX: Final = 5_000
 ALIVE_S: Final = 150.0
 """The clockwork is alive while a job went through within this: two missed minutes are a fault."""
+STUCK_S: Final = 300.0
+"""Redis answers, and no job has gone through for this long: this process is stuck, and another one is to take over."""
+END_WITHIN_S: Final = 20.0
+"""A worker that does not stop by itself when its beat is dead is ended."""
 STOP_WITHIN_S: Final = 3.0
 DAY_S: Final = 86_400.0
 HIDDEN_DAYS: Final = 30
@@ -296,6 +301,9 @@ def run_clockwork(settings: Settings) -> None:
     """Run worker and beat in this process until SIGTERM or SIGINT; what is being done is finished first.
 
     Beat is a thread that keeps its times in memory: the table is constant, and the slots in Redis remember what ran.
+
+    Raises:
+        ClockworkStuck: beat died, or no job goes through any more: whoever started this is to start it again.
     """
     if settings.redis_url is None:
         raise ValueError("run_clockwork needs settings.redis_url; `up` starts a Redis and sets it")
@@ -314,7 +322,7 @@ def run_clockwork(settings: Settings) -> None:
         redirect_stdouts=False,
     )
     beat: Any = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler")
-    life = _SignOfLife(settings.redis_url)
+    life = _SignOfLife(settings.redis_url, beat)
     beat.start()
     life.start()
     log.info("clockwork.started", jobs=sorted(app.conf.beat_schedule))
@@ -325,15 +333,24 @@ def run_clockwork(settings: Settings) -> None:
         beat.join(STOP_WITHIN_S)
         life.stop()
         _process.close()
+    if life.fault:
+        raise ClockworkStuck(life.fault)
     log.info("clockwork.stopped")
 
 
-class _SignOfLife(threading.Thread):
-    """Beats on the board each second, as every loop does, for as long as jobs go through."""
+class ClockworkStuck(Exception):
+    """The clockwork runs and does nothing; the text says why."""
 
-    def __init__(self, redis_url: str) -> None:
+
+class _SignOfLife(threading.Thread):
+    """Beats on the board each second, as every loop does, for as long as jobs go through; ends what is stuck."""
+
+    def __init__(self, redis_url: str, beat: threading.Thread) -> None:
         super().__init__(name="sign-of-life", daemon=True)
+        self.fault = ""
+        """Why this process ends itself."""
         self._redis_url = redis_url
+        self._ticking = beat
         self._over = threading.Event()
         self._worker = worker_name("clockwork")
 
@@ -353,14 +370,30 @@ class _SignOfLife(threading.Thread):
         while not self._over.is_set():
             reserve_metric_files()
             try:
-                if time.monotonic() - max(began, _process.worked_at) < ALIVE_S:
+                idle_s = time.monotonic() - max(began, _process.worked_at)
+                if not self._ticking.is_alive():
+                    self._end("beat died")
+                elif idle_s < ALIVE_S:
                     await board.beat(self._worker, "clockwork", time.time())
+                elif await client.ping() and idle_s > STUCK_S:
+                    self._end(f"no job went through for {idle_s:.0f} s")
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("beat.failed", error=type(error).__name__)
             await asyncio.to_thread(self._over.wait, BEAT_S)
         with contextlib.suppress(RedisError, OSError, TimeoutError):  # it lapses by itself
             await board.forget_worker(self._worker)
         await disconnect(client)
+
+    def _end(self, why: str) -> None:
+        """As SIGTERM would; and if the worker does not hear it, without asking."""
+        if self._over.is_set() or self.fault:
+            return
+        self.fault = why
+        log.error("clockwork.stuck", why=why)
+        os.kill(os.getpid(), signal.SIGTERM)
+        last_resort = threading.Timer(END_WITHIN_S, os._exit, (1,))
+        last_resort.daemon = True
+        last_resort.start()
 
 
 def _leave_logging_alone(**_: object) -> None:

@@ -71,9 +71,12 @@ def clockwork(session: Session, log_level: str) -> None:
     """Run what is due by the clock: the Celery worker with its beat."""
     _prepare(log_level)
     settings = session.connected()
-    from router.jobs import run_clockwork  # noqa: PLC0415
+    from router.jobs import ClockworkStuck, run_clockwork  # noqa: PLC0415
 
-    run_clockwork(settings)
+    try:
+        run_clockwork(settings)
+    except ClockworkStuck as error:
+        raise Fault(f"The clockwork ended itself: {error}. Whatever came due is done when it starts again.") from error
 
 
 @click.command()
