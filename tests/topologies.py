@@ -104,6 +104,7 @@ class Cluster:
 def run_cluster(folder: Path, binary: Path | None = None, *, nodes: int = 3) -> Iterator[Cluster]:
     """A Cluster without replicas and without persistence."""
     more = ("--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+            "--cluster-require-full-coverage", "no",
             "--maxmemory-policy", "noeviction")  # fmt: skip
     servers = [Server(folder / f"node{n}", binary or find_binary(), more) for n in range(nodes)]
     try:

@@ -54,7 +54,7 @@ class ClusterMap:
         self._facts = facts
         self._on_connect = on_connect
         self._pools: dict[Place, Pool] = {}
-        self._owners: list[Place] = []
+        self._owners: list[Place | None] = []
         self._read_at = -1e9
         self._reading = asyncio.Lock()
 
@@ -63,7 +63,13 @@ class ClusterMap:
         if not self._owners:
             await self.read()
         key = key_of(command)
-        return self.pool_at(self._owners[slot_of(key) if key else 0])
+        owner = self._owners[slot_of(key)] if key else self._anybody()
+        if owner is None:
+            raise RedisConnectionError(f"nobody in the cluster holds what {key} belongs to")
+        return self.pool_at(owner)
+
+    def _anybody(self) -> Place | None:
+        return next((owner for owner in self._owners if owner is not None), None)
 
     def pool_at(self, place: Place) -> Pool:
         """The connections to one node."""
@@ -78,17 +84,18 @@ class ClusterMap:
         """Ask the nodes we know, then those of the settings, until one says who holds what.
 
         Raises:
-            RedisConnectionError: none of them could be asked, or a slot has no holder.
+            RedisConnectionError: none of them could be asked.
         """
         asked_at = time.monotonic()
         async with self._reading:
-            if self._read_at > asked_at or asked_at - self._read_at < MAP_READ_LEAST_S:
+            if self._owners and (self._read_at > asked_at or asked_at - self._read_at < MAP_READ_LEAST_S):
                 return
             fault = "no node was named"
             for place in dict.fromkeys((*self._pools, *self._seeds)):
                 try:
                     owners = await self._ask(place)
                 except (RedisError, OSError, TimeoutError) as error:
+                    self.forget(self.pool_at(place))
                     fault = f"{place[0]}:{place[1]}: {error}"
                     continue
                 self._owners = owners
@@ -100,18 +107,24 @@ class ClusterMap:
         """A client of one of the primaries. Raises RedisConnectionError: no node could be asked."""
         if not self._owners:
             await self.read()
-        return redis.asyncio.Redis(connection_pool=self.pool_at(random.choice(self._owners)))
+        places = [place for place in dict.fromkeys(self._owners) if place is not None]
+        if not places:
+            raise RedisConnectionError("nobody in the cluster holds anything")
+        return redis.asyncio.Redis(connection_pool=self.pool_at(random.choice(places)))
 
-    def forget(self) -> None:
-        """A node did not answer: look who is there before anything else is asked."""
+    def forget(self, silent: Pool) -> None:
+        """A node did not answer: look who is there before anything else is asked, and ask that one last."""
         self._owners = []
+        for place, pool in list(self._pools.items()):
+            if pool is silent:
+                self._pools[place] = self._pools.pop(place)
 
     async def close(self) -> None:
         """Disconnect from every node."""
         for pool in self._pools.values():
             await pool.aclose()
 
-    async def _ask(self, place: Place) -> list[Place]:
+    async def _ask(self, place: Place) -> list[Place | None]:
         client: Any = redis.asyncio.Redis(connection_pool=self.pool_at(place))
         rows = await client.execute_command("CLUSTER SLOTS")
         owners: list[Place | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
@@ -119,10 +132,7 @@ class ClusterMap:
             # A node that does not know its own name yet leaves it out: it is the one we asked.
             owner = (holder[0] or place[0], holder[1])
             owners[first : last + 1] = [owner] * (last + 1 - first)
-        whole = [owner for owner in owners if owner is not None]
-        if len(whole) < REDIS_CLUSTER_HASH_SLOTS:
-            raise RedisConnectionError("the cluster is not whole: nobody holds a part of it")
-        return whole
+        return owners
 
 
 def _ranges(rows: Any) -> list[tuple[int, int, Place]]:

@@ -97,7 +97,8 @@ def connect(url: str) -> "redis.asyncio.Redis":
     facts |= address.facts
     if address.kind == "cluster":
         nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.places]
-        return cast("redis.asyncio.Redis", redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **facts))
+        cluster = redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **facts)
+        return cast("redis.asyncio.Redis", cluster)
     many: Any = redis.asyncio.sentinel.Sentinel  # untyped in redis-py, as all of it that follows
     sentinels = many(list(address.places), sentinel_kwargs=_of_sentinels(facts))
     return cast("redis.asyncio.Redis", sentinels.master_for(address.service, db=address.database, **facts))

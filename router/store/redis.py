@@ -218,7 +218,7 @@ class Pipelined:
         except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
             self.doubt_all()
             if self._cluster is not None:
-                self._cluster.forget()
+                self._cluster.forget(pool)
             _fail(batch, StoreUnavailable(f"Redis did not answer: {error}"))
             return
         except (RedisError, ValueError) as error:  # ValueError: an answer that is no text; nobody may wait for ever
@@ -253,7 +253,7 @@ class Pipelined:
                     pool = self._cluster.pool_at((str(answer.host), int(answer.port)))
                     _, answer = await self._ask(pool, [("ASKING",), command])
             except (RedisError, OSError, TimeoutError) as error:
-                self._cluster.forget()
+                self.doubt_all()
                 return StoreUnavailable(str(error))
         return StoreUnavailable("its slot is on the move") if isinstance(answer, AskError) else answer
 

@@ -251,6 +251,40 @@ def _move(source: "redis.Redis", target: "redis.Redis", slot: int, port: int) ->
             one.execute_command("CLUSTER SETSLOT", slot, "NODE", there)
 
 
+async def test_a_node_that_dies_takes_only_its_shards_with_it(store: Store, cluster: Cluster) -> None:
+    """The others are served meanwhile; it comes back empty here, which is noticed."""
+    stories = [Story(store, shard) for shard in range(SHARDS)]
+    for story in stories:
+        await story.say("before")
+    lost = next(one for one in cluster.servers if _holds(one.client, slot_of(keys.shard(0))))
+    theirs = [story for story in stories if _holds(lost.client, slot_of(keys.shard(story.shard)))]
+    others = [story for story in stories if story not in theirs]
+    assert theirs and others
+    lost.stop()
+    for story in others:
+        for tries_left in range(20, -1, -1):  # what was under way when it died may be asked again
+            try:
+                await story.say(f"meanwhile {tries_left}")
+                break
+            except StoreUnavailable:
+                assert tries_left
+                await asyncio.sleep(0.05)
+    with pytest.raises(StoreUnavailable):
+        await theirs[0].say("to nobody")
+    await asyncio.to_thread(lost.start)
+    deadline = asyncio.get_running_loop().time() + 10
+    while True:
+        try:
+            assert await store.redis.went_back(keys.shard(theirs[0].shard))
+            break
+        except StoreUnavailable:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.1)
+    with pytest.raises(StoreUnavailable, match="older"):
+        await store.lease(MAIL, "w1", 10, TERMS, shard=theirs[0].shard)
+    assert await store.lease(MAIL, "w1", 10, TERMS, shard=others[0].shard)
+
+
 def test_every_script_of_ours_is_among_those_tried() -> None:
     """A new one must be taken through the story, too."""
     folder = files("router.store") / "lua"
