@@ -150,7 +150,10 @@ def plan(*, short: bool, long: bool, disk: Path | None, pages: Pages) -> list[Fa
     stops = (5,) if short else (5, 12, 60) if long else (5, 12)
     endpoints: Sequence[str] = (SMS_BACKUP,) if short else ENDPOINTS
     toxins = [one for one in Toxin if one is not Toxin.NONE]
-    found = [Fault(f"kill-{role}", partial(kill, role=role)) for role in ROLES]
+    found = [Fault("aof-torn", tear), Fault("aof-tail", cut_tail), Fault("aof-older", cut_older)]
+    if disk is not None:
+        found.append(Fault("disk-full", partial(fill_disk, disk=disk)))
+    found += [Fault(f"kill-{role}", partial(kill, role=role)) for role in ROLES]
     found += [
         Fault(f"stop-{stop}-{role}", partial(freeze, role=role, seconds=stop)) for stop in stops for role in ROLES
     ]
@@ -164,9 +167,6 @@ def plan(*, short: bool, long: bool, disk: Path | None, pages: Pages) -> list[Fa
     ]
     found.append(Fault("redis-cut", lose_answers))
     found.append(Fault("pages-kill-web", partial(kill_web_under_pages, pages=pages)))
-    if disk is not None:
-        found.append(Fault("disk-full", partial(fill_disk, disk=disk)))
-    found += [Fault("aof-torn", tear), Fault("aof-tail", cut_tail), Fault("aof-older", cut_older)]
     return found + [Fault(f"promote-{lag}", partial(promote, lag_s=lag), sentinel=True) for lag in (1, 4)]
 
 

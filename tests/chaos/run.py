@@ -18,7 +18,7 @@ from tests.chaos.disk import enter_namespace, mount, unmount
 from tests.chaos.faults import Fault, plan
 from tests.chaos.load import ask, begin, speak
 from tests.chaos.pages import Pages
-from tests.chaos.verdict import DRAIN_S, drained, verdict
+from tests.chaos.verdict import DRAIN_S, allowed_s, drained, verdict
 from tests.chaos.world import World, open_world
 
 BREATH_S = 4.0
@@ -55,10 +55,10 @@ async def play(
                 await fault.strike(world)
             world.say("The last fault is over; everybody finishes their sentence")
             world.silence.set()
-            since = time.monotonic()
+            since, allowed = time.monotonic(), allowed_s(world)
             await asyncio.wait(load, timeout=DRAIN_S)
-            took_s = time.monotonic() - since + await drained(world)
-            wrong = await verdict(world, took_s) + await judge_pages(world, await pages.report())
+            took_s = time.monotonic() - since + await drained(world, allowed)
+            wrong = await verdict(world, took_s, allowed) + await judge_pages(world, await pages.report())
             for task in [*load, *background]:
                 task.cancel()
     for line in wrong:
@@ -141,9 +141,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         if not small and not sentinel:
             print("disk-full is left out: this machine lets us mount no disk of our own")
         if chosen:
-            well = asyncio.run(play(chosen, pages, arguments, place, disk, sentinel=sentinel))
-            if not well and small:
-                shutil.copytree(disk, place / "kept", ignore=shutil.ignore_patterns("*.sock"))  # the disk goes with us
+            well = False
+            try:
+                well = asyncio.run(play(chosen, pages, arguments, place, disk, sentinel=sentinel))
+            finally:
+                if not well and small:  # the disk goes with us
+                    shutil.copytree(disk, place / "kept", ignore=shutil.ignore_patterns("*.sock"))
             went_well = went_well and well
         if small:
             unmount(disk)

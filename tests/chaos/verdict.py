@@ -15,6 +15,8 @@ from tests.chaos.world import World
 
 DRAIN_S = 30.0
 """Within which everything that was acknowledged must have arrived once the last fault is over."""
+LEASE_S = 80.0
+"""A mail's attempt is given that long (73 s) where nobody recorded what came of it, because a disk lost the record."""
 
 
 def missing(world: World) -> set[Marker]:
@@ -28,10 +30,15 @@ def unheard(world: World, taken: set[Marker]) -> set[Marker]:
     return {marker for marker in world.asked.keys() - taken if not world.in_a_gap(world.asked[marker])}
 
 
-async def drained(world: World) -> float:
-    """Seconds until every acknowledged word has arrived, both ways; at most twice what is allowed."""
+def allowed_s(world: World) -> float:
+    """What the drain may take from now on."""
+    return max(DRAIN_S, *(gap.until + LEASE_S - time.time() for gap in world.gaps), 0.0)
+
+
+async def drained(world: World, allowed: float) -> float:
+    """Seconds until every acknowledged word has arrived, both ways; at most half a minute more than is allowed."""
     begun = time.monotonic()
-    while time.monotonic() - begun < 2 * DRAIN_S:
+    while time.monotonic() - begun < allowed + DRAIN_S:
         if not missing(world):
             try:
                 if not unheard(world, {marker for _, marker in await heard(world)}):
@@ -42,7 +49,7 @@ async def drained(world: World) -> float:
     return time.monotonic() - begun
 
 
-async def verdict(world: World, took_s: float) -> list[str]:
+async def verdict(world: World, took_s: float, allowed: float) -> list[str]:
     """What must not be, in words."""
     world.ledger.asked = world.acknowledged  # it counts questions, too; those are judged by the transcripts
     found = judge(world.ledger, (), load_wording(world.settings))
@@ -68,7 +75,7 @@ async def verdict(world: World, took_s: float) -> list[str]:
         "found by throughline audit": await _audit(world),
     }
     wrong = [f"{words}: {len(rows)}: {list(rows)[:8]}" for words, rows in faults.items() if rows]
-    late = [f"drained in {took_s:.1f} s, allowed are {DRAIN_S:g}"] if took_s > DRAIN_S else []
+    late = [f"drained in {took_s:.1f} s, allowed are {allowed:.0f}"] if took_s > allowed else []
     return world.wrong + wrong + late
 
 
