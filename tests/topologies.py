@@ -161,7 +161,7 @@ def run_watched(
     more = ("--save", "", *keep, "--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0",
             "--repl-ping-replica-period", "1")  # fmt: skip
     primary = Server(folder / "primary", kind, more)
-    replica = Server(folder / "replica", kind, (*more, "--replicaof", f"127.0.0.1 {primary.port}"))
+    replica = Server(folder / "replica", kind, (*more, "--replicaof", "127.0.0.1", str(primary.port)))
     config = (
         f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {sentinels // 2 + 1}\n"
         f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"

@@ -26,6 +26,7 @@ MOMENTARY = re.compile(
     r"|canar|job:.*:held$"
     r"|\{keys\}:session:)"  # a key may have been revoked since, and its sessions with it
 )
+FOREIGN = "DUMP payload version"
 OUTBOX_NUMBER = re.compile(r"tl:\{e:.*\}:n$")
 OUTBOX_LEAP = 1_000_000
 """Added to the numbers of chat outboxes: a page that has seen later ones shows what comes now all the same."""
@@ -103,7 +104,9 @@ def pour(source: "redis.Redis", target: Any) -> int:
                 sent.append((key, payload))
         answers = into.execute(raise_on_error=False)
         for (key, payload), answer in zip(sent, answers, strict=True):
-            if isinstance(answer, Exception) and not _is_again(target, key, payload, answer):
+            if isinstance(answer, Exception) and FOREIGN in str(answer):
+                _write_out(source, target, key)
+            elif isinstance(answer, Exception) and not _is_again(target, key, payload, answer):
                 raise NotCopied(f"The store did not take {key.decode(errors='replace')}: {answer}.")
         for key, _ in sent:
             if OUTBOX_NUMBER.match(key.decode(errors="replace")):
@@ -127,6 +130,44 @@ def _pages(source: "redis.Redis") -> Iterator[list[bytes]]:
 def _is_again(target: Any, key: bytes, payload: bytes, error: Exception) -> bool:
     """A walk may meet a key twice: then it is there already, as it should be."""
     return "BUSYKEY" in str(error) and target.dump(key) == payload
+
+
+def _write_out(source: Any, target: Any, key: bytes) -> None:
+    """The same, command by command: an older server does not take a newer one's own form."""
+    match source.type(key).decode():
+        case "string":
+            target.set(key, source.get(key))
+        case "hash":
+            for part in _parts(list(source.hgetall(key).items())):
+                target.hset(key, mapping=dict(part))
+        case "list":
+            for start in range(0, source.llen(key), PAGE):
+                target.rpush(key, *source.lrange(key, start, start + PAGE - 1))
+        case "set":
+            for part in _parts(list(source.smembers(key))):
+                target.sadd(key, *part)
+        case "zset":
+            for part in _parts(source.zrange(key, 0, -1, withscores=True)):
+                target.zadd(key, dict(part))
+        case "stream":
+            _write_stream(source, target, key)
+        case kind:
+            raise NotCopied(f"{key.decode(errors='replace')} is a {kind}, which we never write.")
+    life_ms = source.pttl(key)
+    if life_ms > 0:
+        target.pexpire(key, life_ms)
+
+
+def _write_stream(source: Any, target: Any, key: bytes) -> None:
+    after = b"-"
+    while page := source.xrange(key, after, "+", count=PAGE):
+        for identity, fields in page:
+            target.xadd(key, fields, id=identity)
+        after = b"(" + page[-1][0]
+
+
+def _parts(rows: list[Any]) -> Iterator[list[Any]]:
+    return (rows[start : start + PAGE] for start in range(0, len(rows), PAGE))
 
 
 def _receive(wire: socket.socket, to: BinaryIO) -> int:
