@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from email.headerregistry import Address as ParsedAddress
 from email.headerregistry import BaseHeader, HeaderRegistry, UnstructuredHeader
 from email.message import EmailMessage
-from email.policy import SMTP, EmailPolicy, Policy
+from email.policy import EmailPolicy, Policy
+from typing import cast
 
 from channels.messages import File, Kind, Line, Matter, OutboundMessage
 from channels.wire.mail_address import check_header_text, format_mailbox, normalise_mailbox, reply_address
@@ -21,6 +22,7 @@ ENVID_MAX = 100
 SUBJECT_MAX = 200
 
 _MESSAGE_ID = re.compile(r"<[^\s<>]{1,900}>")
+_SECOND_HEADER = re.compile(rb"[\r\n](?![ \t\n])|\n[\r\n]")
 _ANSWER_PREFIX = re.compile(r"^((re|aw|antw|sv|vs|rv|res|ref|r|fwd?|wg|tr)\s*(\[\d+\])?\s*:\s*)+", re.IGNORECASE)
 _WROTE = {
     "en": "On {at}, {author} wrote:",
@@ -37,12 +39,23 @@ class _ThreadHeader(UnstructuredHeader, BaseHeader):
         return f"{self.name}: " + f"{policy.linesep} ".join(str(self).split()) + policy.linesep
 
 
+class _WholePolicy(EmailPolicy):
+    """Writes a header as one header, or raises ValueError: Python before 3.11.10 writes line breaks that stood in an
+    encoded word as they are (CVE-2024-6923)."""
+
+    def fold_binary(self, name: str, value: str) -> bytes:
+        folded = super().fold_binary(name, value)
+        if _SECOND_HEADER.search(folded.removesuffix(b"\r\n")):
+            raise ValueError(f"{name} would become two headers")
+        return folded
+
+
 def _thread_policy() -> "EmailPolicy[EmailMessage]":
     registry = HeaderRegistry()
     registry.map_to_type("in-reply-to", _ThreadHeader)
     registry.map_to_type("references", _ThreadHeader)
     # 7bit: a body in base64 or quoted-printable passes every relay, also one without 8BITMIME.
-    return SMTP.clone(header_factory=registry, cte_type="7bit")
+    return cast("EmailPolicy[EmailMessage]", _WholePolicy(linesep="\r\n", header_factory=registry, cte_type="7bit"))
 
 
 POLICY = _thread_policy()

@@ -18,10 +18,14 @@ _REPLY_TOKEN = re.compile(r"[A-Za-z0-9._=~-]+")
 
 
 def check_header_text(text: str, name: str) -> str:
-    """Return `text` unchanged; raises ValueError when a CR, LF or NUL could end the header it goes into."""
+    """Return `text` for a header; raises ValueError when a CR, LF or NUL could end the header it goes into.
+
+    What looks like the beginning of an encoded word (RFC 2047) gets a space into it: the standard library would decode
+    the word, and the line break in it, before it writes the header.
+    """
     if _UNSAFE.search(text):
         raise ValueError(f"{name} holds a line break or a NUL, which a mail header must not")
-    return text
+    return text.replace("=?", "= ?")
 
 
 def normalise_domain(domain: str) -> str:

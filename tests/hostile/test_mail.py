@@ -32,7 +32,7 @@ from channels.messages import (
     OutboundMessage,
 )
 from channels.tools import Tools
-from channels.wire.mail import Letterhead, build_mail
+from channels.wire.mail import POLICY, Letterhead, build_mail
 from channels.wire.mail_address import normalise_mailbox
 from channels.wire.mail_parse import Envelope, Reading, UnreadableMail, parse_mail
 from channels.wire.mail_text import clean_html, html_of_text, text_of_html
@@ -196,6 +196,10 @@ injections = st.sampled_from(
 hostile = st.builds("{}{}{}".format, st.text(max_size=10), line_ends, st.one_of(injections, st.text(max_size=20)))
 
 
+_WORD = "=?utf-8?q?=0D=0ABcc:_a@evil.example?="
+"""An encoded word that the library would decode, line break and all."""
+
+
 def _outbound(text: str, **changes: str) -> OutboundMessage:
     given_ = {
         name: changes.get(name, "") for name in ("subject", "file", "media_type", "author", "own_subject", "token")
@@ -218,6 +222,12 @@ def _outbound(text: str, **changes: str) -> OutboundMessage:
 
 @given(hostile, hostile, hostile, hostile, hostile, hostile, hostile)
 @example("x", "a\r\nBcc: x@evil.example", "x", "x/y", "x", "x", "t")
+@example("x", _WORD, "x", "x/y", "x", "x", "t")
+@example("x", f"x {_WORD} y", "x", "x/y", "x", "x", "t")
+@example("x", "x", _WORD, "x/y", "x", "x", "t")
+@example("x", "x", f"x {_WORD}.txt", "x/y", "x", "x", "t")
+@example("x", "", "x", "x/y", "x", _WORD, "t")
+@example("x", "x", "x", "x/y", "x", "x", _WORD)
 @settings(max_examples=150, deadline=None)
 def test_nothing_anybody_wrote_adds_a_header_or_an_address(
     text: str, subject: str, file: str, media_type: str, author: str, own_subject: str, token: str
@@ -458,3 +468,16 @@ async def test_nobody_smuggles_a_second_mail_past_us(post: Post, end: bytes) -> 
     assert all(isinstance(event, InboundMessage) and event.sender.value == "bob@example.net" for event in post.taken)
     assert answer.count(b"354 ") == 1
     assert (b"554 5.6.0" in answer) == (not post.taken)
+
+
+@pytest.mark.parametrize("name", ["Subject", "From", "To", "X-Any", "Content-Disposition"])
+def test_a_header_is_one_header_whatever_python_makes_of_it(name: str) -> None:
+    """Behind our own care: what the library decoded into a line break is refused when it is written (CVE-2024-6923)."""
+    mail = EmailMessage(policy=POLICY)
+    value = f'attachment; filename="{_WORD}"' if name == "Content-Disposition" else f"x {_WORD}"
+    mail[name] = f"{_WORD} <a@example.net>" if name in {"From", "To"} else value
+    try:
+        written = mail.as_bytes()
+    except ValueError:
+        return
+    assert list(message_from_bytes(written).keys()) == [name]
