@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import requests
-
-pytest.importorskip("schemathesis")
-
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -25,7 +22,6 @@ from schemathesis.specs.openapi.checks import (
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-ROLES = ("agent", "ops", "admin")
 STREAM = "/v1/events"
 """Never ends: it is listened to by tests of its own."""
 CHECKS = [
