@@ -1,6 +1,7 @@
 """Says leased messages at one endpoint: resident workers, one attempt each, settled in batches."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -80,6 +81,8 @@ class Sender:
     """Leased, and not said yet."""
     _more: bool = False
     _work: asyncio.Queue[tuple[Leased, float]] = field(default_factory=asyncio.Queue)
+    _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """Leases whose answer has not come, by shard: under which name they were asked for, and when."""
     _settling: Settling = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(init=False)
 
@@ -130,13 +133,20 @@ class Sender:
                 continue
 
     async def _lease(self, shard: int) -> int:
-        """Take what may begin now. `_more` says that there may be more: then every worker that is free again rings."""
+        """Take what may begin now. `_more` says that there may be more: then every worker that is free again rings.
+
+        Where an answer was lost, the same is asked for again: what was leased then has an open attempt, and would wait
+        for its end. It has been held for too long to be said now, so that it is given back, and leased anew.
+        """
         count = min(self._idle, self.in_flight - self._unsent, self._allowance())
         if count < 1:
             self._more = True
             return 0
-        begun = self.core.clock.monotonic()
-        leased = await self.core.store.lease(self.endpoint, self.worker, count, self.terms, shard=shard)
+        request, begun = self._asked.setdefault(shard, (secrets.token_hex(8), self.core.clock.monotonic()))
+        leased = await self.core.store.lease(
+            self.endpoint, self.worker, count, self.terms, shard=shard, request=request
+        )
+        del self._asked[shard]
         self._more |= len(leased) >= min(count, BATCH_MAX)
         self._tokens -= len(leased)
         for one in leased:

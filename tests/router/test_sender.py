@@ -266,3 +266,32 @@ async def marks(desk: Desk) -> dict[Address, float]:
     """Which of the customer's addresses are unreachable, until when."""
     bindings = (await desk.runtime.switchboard.customer(desk.customer)).bindings
     return {one.address: one.unreachable_until for one in bindings if one.unreachable_until > desk.clock.at}
+
+
+async def test_a_lease_whose_answer_was_lost_is_asked_for_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its message would wait for the end of an attempt that nobody makes: 73 s at a mail server, and a flag."""
+    await desk.open(MAILBOX)
+    await desk.planner.step(0)
+    store, sender, lost = desk.runtime.core.store, desk.senders[0], []
+    lease, sender._idle = store.lease, 8
+
+    async def lose_the_first(*arguments: Any, **named: Any) -> Any:
+        leased = await lease(*arguments, **named)
+        if leased and not lost:
+            lost.extend(leased)
+            raise StoreUnavailable("its answer was cut off")
+        return leased
+
+    monkeypatch.setattr(store, "lease", lose_the_first)
+    desk.clock.at += 1.0
+    with pytest.raises(StoreUnavailable):
+        await sender._lease(0)
+    for _ in range(3):
+        desk.clock.at += 1.5
+        await sender._lease(0)
+        while not sender._work.empty():
+            await sender._work_on(*sender._work.get_nowait())
+    assert [one.message_id for one in lost] == [desk.message]
+    said = await desk.said()
+    assert (said.state, said.possible_duplicate) == (MessageState.SENT, False)
+    assert len(desk.vendors[MAIL].taken) == 1
