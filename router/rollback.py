@@ -16,6 +16,8 @@ from router.store.going_back import write_went_back
 from router.store.store import Store
 
 LOOK_S = 1.0
+AGAIN_S = 3.0
+"""After which whoever noticed has taken its spool again: it may hold what was said in the time that is lost."""
 PAGE = 500
 INDEXES = ("open", "closed", "hidden")
 
@@ -73,6 +75,8 @@ class RollbackWatch:
         log.error("store.went_back", shard=shard, last_seen=lost)
         flagged = await flag_shard(self.store, shard)
         again = self.spool.take_again() if self.spool is not None else 0
+        await self.clock.sleep(AGAIN_S)
+        flagged += await flag_shard(self.store, shard)
         facts = {"last_seen": lost, "flagged": flagged, "spools_again": again}
         await self.store.note(shard, "store.went_back", facts)
         await write_went_back(self.store.redis, self.clock.now(), flagged)

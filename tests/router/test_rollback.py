@@ -1,5 +1,6 @@
 """A Redis that comes back older than it was is noticed, and what may have been said says so when it is said again."""
 
+import asyncio
 import contextlib
 import shutil
 
@@ -60,10 +61,10 @@ def older(server, tmp_path):
     return Older(server, tmp_path / "older")
 
 
-async def say(store, text, conversation):
+async def say(store, text, conversation, identity=""):
     message = NewMessage(
-        new_id("m", 0, 1), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob", Content(text), MessageClass.NORMAL, 0,
-        EndpointId(""),
+        identity or new_id("m", 0, 1), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob", Content(text),
+        MessageClass.NORMAL, 0, EndpointId(""),
     )  # fmt: skip
     legs = NewLeg("c0-ann", MAIL, "email:ann@example.org"), NewLeg("", EndpointId("chat/console"), "chat:console")
     create = NewConversation("c0-ann", "4F2K9", "Order", "en", MessageClass.NORMAL, 5, "", *legs)
@@ -164,3 +165,31 @@ async def test_an_outbox_gives_no_number_again_that_a_browser_has_seen(server, s
     await returns(server, store)
     number = await outbox.append("out:s1", "four", 60.0)
     assert number > seen and await outbox.read_after("out:s1", seen, 10) == [(number, "four")]
+
+
+async def test_what_a_spool_brings_again_is_flagged_as_well(server, store, older, tmp_path):
+    """It came by the spool, was taken, said and lost: nothing in Redis shows that it was ever said."""
+    spool, conversation = Spool(tmp_path / "spool", "web"), new_id("v", 0, 1)
+
+    async def take(_kind, fields):
+        await say(store, fields["text"], conversation, identity=fields["id"])
+
+    await say(store, "Before.", new_id("v", 0, 2))
+    await send(store)
+    older.keep()
+    message = new_id("m", 0, 1)
+    await spool.keep("draft", conversation, {"text": "By the spool.", "id": message})
+    emptying = asyncio.create_task(spool.run(take))
+    try:
+        async with asyncio.timeout(10):
+            while not list((tmp_path / "spool").glob("*.taken")):
+                await asyncio.sleep(0.01)
+        assert [one.message_id for one in await send(store)] == [message]
+        older.put_back()
+        await returns(server, store)
+        assert await RollbackWatch(store, SystemClock(), spool).look(0)
+        (leased,) = await store.lease(MAIL, "w1", 10, TERMS)
+        assert leased.message_id == message and leased.possible_duplicate
+    finally:
+        emptying.cancel()
+        await asyncio.gather(emptying, return_exceptions=True)
