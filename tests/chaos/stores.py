@@ -71,7 +71,7 @@ async def one_redis(folder: Path) -> AsyncIterator[OneRedis]:
 
 @dataclass(slots=True)
 class WatchedRedis:
-    """Sentinel's: nothing is acknowledged that the replica has not."""
+    """Sentinel's pair: a primary and its replica."""
 
     watched: Watched
 
@@ -84,7 +84,7 @@ class WatchedRedis:
     @property
     def settings(self) -> dict[str, object]:
         """How roles find it."""
-        return {"redis_url": self.watched.url, "redis_replicas": 1}
+        return {"redis_url": self.watched.url}
 
     @property
     def primary(self) -> Server:
@@ -119,16 +119,20 @@ class WatchedRedis:
                 raise TimeoutError("Sentinel promoted nobody in a minute")
             await asyncio.sleep(0.1)
         took_s = loop.time() - begun
-        await asyncio.to_thread(old.process.wait if old.process is not None else lambda: 0)
+        await asyncio.to_thread(old.stop)
         await asyncio.to_thread(old.start)
+        while not await asyncio.to_thread(_follows, old, new):
+            if loop.time() - begun > 60:
+                raise TimeoutError("the old primary did not become a replica in a minute")
+            await asyncio.sleep(0.1)
         return took_s
 
-    def behind(self) -> int:
-        """Bytes that the replica has not."""
-        with self.primary.client as client:
-            facts = client.info("replication")
-        rows = [row for name, row in facts.items() if name.startswith("slave") and isinstance(row, dict)]
-        return min((int(facts["master_repl_offset"]) - int(row["offset"]) for row in rows), default=-1)
+
+def _follows(replica: Server, primary: Server) -> bool:
+    """Whether Sentinel has made it the other one's replica, and it is in step."""
+    with replica.client as client:
+        facts = client.info("replication")
+    return facts["role"] == "slave" and facts["master_port"] == primary.port and facts["master_link_status"] == "up"
 
 
 @asynccontextmanager

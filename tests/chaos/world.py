@@ -110,7 +110,8 @@ async def open_world(count: int, folder: Path, disk: Path, *, sentinel: bool) ->
         proxies[str(table["id"])] = proxy
         tables.append(table)
     file = folder / SETTINGS_FILE
-    write_private_file(file, write_settings(port, tables))
+    head = "redis_replicas = 1\n" if sentinel else ""  # nothing is acknowledged that the replica has not
+    write_private_file(file, head + write_settings(port, tables))
     open_store = watched_redis if sentinel else one_redis
     try:
         async with open_store(disk / "redis") as store:
