@@ -45,11 +45,12 @@ async def run_web(runtime: "Runtime") -> None:
 def make_runner(app: web.Application) -> web.AppRunner:
     """What listens. Its log tells our faults, not strangers': malformed requests, and callers that hang up.
 
-    The server would log each as an error, with a traceback and what was sent.
+    The server would log each as an error, with a traceback and what was sent. Nor does it unpack what is compressed:
+    no path takes that, and a small body must not become a large one.
     """
     faults = logging.getLogger("router.web.server")
     faults.addFilter(_is_ours)
-    return web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, logger=faults)
+    return web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, logger=faults, auto_decompress=False)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

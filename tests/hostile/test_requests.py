@@ -1,5 +1,6 @@
 """Requests no honest client sends: raw octets in headers, targets and bodies are refused, and harm nothing."""
 
+import gzip
 import json
 import re
 import socket
@@ -44,6 +45,19 @@ def test_octets_that_are_no_text_are_the_callers_fault(fortress: Any, request_he
     """4xx for what a stranger sends without any key; the defect log stays empty."""
     found, answer = ask(fortress.port, request_head)
     assert found == status, answer[-300:]
+
+
+@pytest.mark.parametrize("packing", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "\xff"])
+@pytest.mark.parametrize("path", ["/hooks/sms/twilio/inbound", "/console/session"])
+def test_nothing_is_unpacked(fortress: Any, path: str, packing: str) -> None:
+    """A bomb or rubbish that says it is compressed: 415, unread; time after time."""
+    bomb = gzip.compress(b"\0" * 3_000_000)
+    for body in (bomb, b"rubbish", b""):
+        for _ in range(5):
+            lines = [b"Content-Type: application/json", b"X-Twilio-Signature: x", b"Content-Length: %d" % len(body)]
+            lines.append(b"Content-Encoding: " + packing.encode("latin-1"))
+            status, answer = ask(fortress.port, head("POST", path, *lines) + body)
+            assert status == 415, answer
 
 
 def test_a_change_with_a_cookie_and_a_token_that_is_no_text_is_refused(fortress: Any) -> None:
