@@ -51,7 +51,7 @@ soak: $(VENV)/installed-dev  ## simulate ten thousand seeds; say SEEDS=... for a
 mutants: $(VENV)/installed-dev  ## break the protocol one guarantee at a time; the simulation must notice each within 300 seeds
 	$(BIN)/python -m tests.simulation.run --mutants --seeds 300
 
-chaos: $(VENV)/installed-dev  ## kill and stop every process under load, break every wire, and judge (9 minutes); CHAOS=--short, --long
+chaos: $(VENV)/installed-dev  ## kill, stop, fill, cut and promote under load, break every wire, and judge (12 minutes); CHAOS=--short, --long, --list, --only NAME
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 fuzz: $(VENV)/installed-dev  ## attack every parser with a new seed, a minute each (about 10 minutes); FUZZ_S=600, FUZZ_SEED=7
