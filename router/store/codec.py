@@ -117,7 +117,7 @@ class SideFacts:
     head_length: int
     head_content: Content | None
     not_here: tuple[tuple[EndpointId, str, str, str], ...]
-    """(endpoint, place, outcome, reason) where this message was refused, or nobody was there for the notice before it."""
+    """(endpoint, place, outcome, reason) where this message was refused, or nobody heard the notice before it."""
     head_waited: bool
     """It was parked since it was last refused."""
 
