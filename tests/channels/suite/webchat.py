@@ -29,14 +29,17 @@ NO_VENDOR = exempt("the only thing behind it is our own store, whose faults are 
 NO_INBOUND = exempt("browsers write over their WebSocket, in the web role: tests/router/web_chat")
 
 
-async def _outbox(stage: Stage, session: str = SESSION) -> list[OutboxEntry]:
-    entries = await stage.tools.store.read_after(outbox_key(session), 0, 100)
-    return [OutboxEntry.decode(entry) for _, entry in entries]
+async def _outbox(stage: Stage) -> list[OutboxEntry]:
+    return [entry for _, entry in await _numbered(stage)]
+
+
+async def _numbered(stage: Stage) -> list[tuple[int, OutboxEntry]]:
+    entries = await stage.tools.store.read_after(outbox_key(SESSION), 0, 100)
+    return [(number, OutboxEntry.decode(entry)) for number, entry in entries]
 
 
 async def _taken(stage: Stage) -> list[Taken]:
-    entries = await _outbox(stage)
-    return [Taken(SESSION, entry.text, f"{SESSION}:{number}") for number, entry in enumerate(entries, 1)]
+    return [Taken(SESSION, entry.text, f"{SESSION}:{number}") for number, entry in await _numbered(stage)]
 
 
 async def _lose_the_store(stage: Stage) -> None:
