@@ -153,7 +153,7 @@ class TwilioVoiceAdapter:
         if not _CALL_SID.fullmatch(sid):
             raise WebhookRefused(400, "no_call_sid")
         token, reply_token = webhook.query.get("t", ""), webhook.query.get("r", "")
-        if len(token) > TOKEN_MAX:
+        if max(len(token), len(reply_token)) > TOKEN_MAX:
             raise WebhookRefused(400, "no_token_of_ours")
         fields = {"token": token, "reply_token": reply_token, "saying": await self._saying(token, webhook)}
         about = self._about(form, token, reply_token)
