@@ -129,12 +129,16 @@ class Reading:
         return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit))
 
     async def natural_key(self, shard: int, key: str) -> tuple[str, str] | None:
-        """(message id, conversation id) accepted under a natural key, or None."""
+        """(message id, conversation id) accepted under a natural key, or None.
+
+        Raises:
+            StoreUnavailable: Redis does not answer, or its replicas have not got it: nothing is promised yet.
+        """
         known = await self.redis.call("GET", f"{keys.shard(shard)}nk:{key}")
         if not known:
             return None
         message_id = known.partition(" ")[0]
-        row = await self._hash(f"{keys.shard(shard)}m:{message_id}")
+        row = _pairs(await self.redis.promise("HGETALL", f"{keys.shard(shard)}m:{message_id}"))
         return (message_id, row["c"]) if row else None
 
     async def spoke_over(self, shard: int, endpoint: EndpointId, place: str) -> dict[str, float]:

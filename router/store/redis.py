@@ -72,6 +72,12 @@ JOURNAL_LEAST = 50_000
 
 
 _Command = tuple[Any, ...]
+
+
+class _Promise(_Command):
+    """A command that only reads, and is answered once the replicas have what it may have read."""
+
+
 _Call = tuple[_Command, asyncio.Future[Any]]
 
 
@@ -126,6 +132,18 @@ class Pipelined:
             StoreUnavailable: Redis could not be reached or did not answer in 5 s.
             redis.RedisError: Redis refused the command.
         """
+        return await self._call(command)
+
+    async def promise(self, *command: Any) -> Any:
+        """A read's answer that somebody is promised something by: the replicas asked for have all that it shows.
+
+        Raises:
+            StoreUnavailable: they have not, or Redis did not answer.
+            redis.RedisError: Redis refused the command.
+        """
+        return await self._call(_Promise(command))
+
+    async def _call(self, command: _Command) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if not self._waiting:
@@ -261,11 +279,15 @@ class Pipelined:
         """All answers in one round trip, and behind them how far the journal is where something was written."""
         written = {one[3] for one in commands if one[0] in SCRIPTED and one[1] in self._writing}
         looks: list[_Command] = [("XREVRANGE", f"{prefix}jr", "+", "-", "COUNT", 1) for prefix in written]
-        if written and self.replicas:
+        # Redis counts from the last command on this connection, also where that wrote nothing (WAIT, `c->woff`).
+        waits = self.replicas > 0 and (bool(written) or any(isinstance(one, _Promise) for one in commands))
+        if waits:
             looks.append(("WAIT", self.replicas, REPLICATED_WITHIN_MS))
         answers = await self._round_trip(pool, [*commands, *looks])
-        if written and self.replicas and int(answers.pop()) < self.replicas:
-            raise RedisConnectionError(f"fewer than {self.replicas} replicas have it")
+        if waits:
+            have = answers.pop()  # an error where the primary has just become a replica
+            if not isinstance(have, int) or have < self.replicas:
+                raise RedisConnectionError(f"fewer than {self.replicas} replicas have it")
         for prefix, last in zip(written, answers[len(commands) :], strict=True):
             if isinstance(last, list) and last and prefix not in self._doubted:
                 self.positions[prefix] = str(last[0][0])

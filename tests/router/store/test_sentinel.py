@@ -180,3 +180,24 @@ async def test_who_waits_for_a_replica_is_promised_nothing_that_a_promotion_lose
         assert {message for message, _ in people.said} >= set(people.promised)
         assert not people.doubled_unseen()
         assert len(people.promised) > before
+
+
+async def test_what_only_the_primary_has_is_no_duplicate_yet(watched: Watched) -> None:
+    """Who asks again whether it was taken is promised nothing before the replica has it."""
+    async with opened(watched.url, replicas=1) as store:
+        people = People(store)
+        await people.write()
+        (taken,) = people.promised
+        assert await store.natural_key(0, taken) is not None
+        cut_off(watched)
+        writing = asyncio.create_task(people.write())
+        with watched.primary.client as primary:
+            await asyncio.to_thread(
+                until, lambda: len(list(primary.scan_iter("tl:{s0}:nk:*"))) == 2, "the primary has it"
+            )
+            (unsafe,) = {one.removeprefix("tl:{s0}:nk:") for one in primary.scan_iter("tl:{s0}:nk:*")} - {taken}
+        with pytest.raises(StoreUnavailable, match="replicas"):
+            await store.natural_key(0, unsafe)
+        assert people.promised == [taken]
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
