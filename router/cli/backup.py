@@ -67,7 +67,7 @@ def restore(session: Session, file: Path, check: bool) -> None:
                 + (" There was an archive already; it knows more, and stays." if restored.kept_archive else "")
             )
             session.ask(_complete)
-    except (BackupFault, NoRedisFound) as error:
+    except (BackupFault, NoRedisFound, RuntimeError) as error:
         raise Fault(str(error)) from error
     except redis.RedisError as error:
         raise Fault(
