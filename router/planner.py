@@ -72,11 +72,12 @@ def request_of(core: Core, facts: SideFacts, bindings: tuple[Binding, ...], now:
 def notice_for(core: Core, facts: SideFacts, choice: Choice, reason: str, now: float) -> Notice | None:
     """The notice a move owes the person, or None where they would not notice it or cannot be told twice.
 
-    A call says by itself what happened, so a message that waits needs no second call before it. The console shows
-    everything anyway; mail from the same address to the same address looks as it did.
+    Nobody is told that they went home: nothing waits there, and the next answer shows it. A call says by itself what
+    happened, so a message that waits needs no second call before it. The console shows everything anyway; mail from the
+    same address to the same address looks as it did.
     """
     address = choice.address
-    if address is None or choice.endpoint == CONSOLE_ENDPOINT or facts.hidden:
+    if reason == "failback" or address is None or choice.endpoint == CONSOLE_ENDPOINT or facts.hidden:
         return None
     if facts.endpoint == choice.endpoint and facts.address == address:
         return None
