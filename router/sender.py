@@ -306,7 +306,7 @@ class Sender:
             except StoreUnavailable:
                 await self.core.clock.sleep(pause)
                 pause = min(2.0, pause * 1.5)
-        log.error(f"{what}.given_up", message=leased.message_id, endpoint=self.endpoint)
+        log.error("settlement.given_up", step=what, message=leased.message_id, endpoint=self.endpoint)
 
 
 class _Provisional:

@@ -208,7 +208,7 @@ def transaction(connection: Connection) -> Iterator[None]:
     try:
         yield
         connection.run("COMMIT")
-    except BaseException:
+    except BaseException:  # cancelled or not: no transaction may stay open
         with suppress(Exception):  # a connection that is gone has forgotten it already
             connection.run("ROLLBACK")
         raise

@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from channels.registry import CHANNELS, SETTINGS_OF
-from tests.channels.suite.common import COMMON
+from tests.channels.suite.universal import COMMON
 from tests.channels.suite.rows import Exempt, Must, Row, Table
 from tests.channels.suite.secrecy import Written, judge
 from tests.channels.suite.stage import staged

@@ -76,7 +76,7 @@ class Listened:
 
     def error(self, event: str, **facts: object) -> None:
         """Said to be impossible."""
-        if event != "settle.given_up":
+        if event != "settlement.given_up":
             self.broken.append(f"{event} {facts}")
 
     def exception(self, event: str, **facts: object) -> None:
