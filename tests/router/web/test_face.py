@@ -1,5 +1,6 @@
 """What every answer has: headers, docs, health, metrics, logs that keep secrets, files that are what they say."""
 
+import ast
 import hashlib
 import io
 import json
@@ -77,6 +78,26 @@ async def test_the_docs_can_be_read(face: Any) -> None:
     assert not re.search(r'(src|href)="(https?:)?//', page)
     anchors = set(re.findall(r'id="([^"]+)"', page))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+
+
+async def test_every_reason_that_is_raised_has_its_words_on_the_page(face: Any) -> None:
+    """A problem's `type` leads to a sentence, whoever raised it: found by reading the router's own code."""
+    place = {"Problem": 1, "Invalid": 0, "Conflict": 0, "NotFound": 0, "ArchiveUnavailable": 0, "SwitchboardError": 0}
+    raised: set[str] = set()
+    for file in (FOLDER.parents[1]).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in place:
+                reason = node.args[place[node.func.id]]
+                if isinstance(reason, ast.Constant):
+                    raised.add(str(reason.value))
+                else:
+                    assert file.name == "problems.py", (
+                        f"{file.name}:{node.lineno} gives a reason that is not written out"
+                    )
+    page = await (await face.client.get("/docs")).text()
+    said = dict(re.findall(r'<tr id="problem-([a-z_]+)"><td>.*?</td><td>(.*?)</td>', page))
+    assert {"key_reused", "bad_number", "no_binding", "unknown_id"} <= raised
+    assert not raised - {reason for reason, words in said.items() if words.strip()}
 
 
 def test_the_vendored_file_is_the_one_that_is_described() -> None:
