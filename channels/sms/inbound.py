@@ -99,7 +99,7 @@ class Inbound:
         self._partials: OrderedDict[str, _Partial] = OrderedDict()
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
 
-    async def take(self, message: ShortMessage, session: str, arrived: float) -> Taken:
+    async def take(self, message: ShortMessage, session: str, arrived: float, behind_s: float = 0.0) -> Taken:
         """Keep `message` durably and say what to answer."""
         try:
             receipt = read_receipt(message)
@@ -113,7 +113,7 @@ class Inbound:
             async with self._turn(message.source_addr):
                 concatenation, body = _split(message)
                 if concatenation is None or concatenation.total == 1:
-                    return await self._take_whole(message, body, session, arrived)
+                    return await self._take_whole(message, body, session, arrived, behind_s)
                 return await self._take_part(message, concatenation, body)
         except Exception as failure:  # noqa: BLE001 the rim: the message centre keeps what we could not, and comes again
             _log.warning("delivery.failed", endpoint=self._tools.endpoint, error=type(failure).__name__)
@@ -169,14 +169,17 @@ class Inbound:
             if waiting > 1:
                 self._turns[source] = (lock, waiting - 1)
 
-    async def _take_whole(self, message: ShortMessage, body: bytes, session: str, arrived: float) -> Taken:
+    async def _take_whole(
+        self, message: ShortMessage, body: bytes, session: str, arrived: float, behind_s: float
+    ) -> Taken:
         """SMPP gives a customer's text no id: its own connection and our answer tell a repeat from a second message."""
         mark = f"once/{_digest(message, message.user_data)}"
         once = await self._recall(mark)
-        if once is None or not self._is_redelivery(once, session, arrived):
-            once = _Once(message.receipted_message_id or f"{mark[5:]}-{uuid4().hex[:8]}", session, arrived)
+        if once is None or not self._is_redelivery(once, session, arrived, behind_s):
+            first = arrived - behind_s
+            once = _Once(message.receipted_message_id or f"{mark[5:]}-{uuid4().hex[:8]}", session, first)
             await self._tools.store.put(
-                mark, json.dumps({"vendor_id": once.vendor_id, "session": session, "arrived": arrived}), ONCE_TTL_S
+                mark, json.dumps({"vendor_id": once.vendor_id, "session": session, "arrived": first}), ONCE_TTL_S
             )
         once = replace(once, session=session, answered_at=None)
         self._once.pop(mark, None)
@@ -198,10 +201,11 @@ class Inbound:
             once = _Once(**json.loads(stored)) if stored is not None else None
         return once
 
-    def _is_redelivery(self, once: _Once, session: str, arrived: float) -> bool:
+    def _is_redelivery(self, once: _Once, session: str, arrived: float, behind_s: float) -> bool:
         if once.session != session:
             return True  # the connection ended before the message centre is known to have read our answer
-        if once.answered_at is not None and once.answered_at <= arrived:
+        # While we stood still the message centre came again, on the same connection: all of it is read at once.
+        if once.answered_at is not None and once.answered_at <= arrived - behind_s:
             return False
         return arrived - once.arrived >= REPEATED_AFTER_S
 

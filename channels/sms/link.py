@@ -214,7 +214,7 @@ class AlreadyBound(EndpointUnavailable):
 class _Nobody:
     """Takes nothing: a transmitter is delivered nothing."""
 
-    async def take(self, message: ShortMessage, session: str, arrived: float) -> Taken:
+    async def take(self, message: ShortMessage, session: str, arrived: float, behind_s: float) -> Taken:
         return Taken(CommandStatus.ESME_RX_T_APPN)
 
     def answered(self, mark: str) -> None:

@@ -1,6 +1,7 @@
 """One SMPP connection: a window of requests, enquire_link, and what the peer sends."""
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ DELIVERIES_MAX = 500
 LATE_MAX = 1_000
 WINDOW_WAIT_S = 1.0
 ENQUIRE_ANSWER_S = 5.0
+TICK_S, STILL_S = 0.25, 1.0
+"""How often we look whether we run, and how long a pause is one."""
+CATCH_UP_S = 1.0
+"""After a pause: what was sent meanwhile has been read by then."""
 CLOSE_S = 1.0
 _READ_OCTETS = 64 * 1024
 _SEQUENCE_MAX = 0x7FFFFFFF
@@ -46,11 +51,28 @@ class Taken:
     mark: str = ""
 
 
+@dataclass(slots=True)
+class Awake:
+    """Notices that this process stood still: what is read then may have come at any moment since."""
+
+    at: float = math.inf
+    """When it was last known to run."""
+    _behind_s: float = 0.0
+    _until: float = -math.inf
+
+    def look(self, now: float) -> float:
+        """For how long what is read at `now` may have waited for us, seconds."""
+        if now - self.at >= STILL_S:
+            self._behind_s, self._until = now - self.at, now + CATCH_UP_S
+        self.at = now
+        return self._behind_s if now < self._until else 0.0
+
+
 class Receiver(Protocol):
     """Takes what the message centre delivers."""
 
-    async def take(self, message: ShortMessage, session: str, arrived: float) -> Taken:
-        """Return once it is durable; `arrived` is the event loop's time."""
+    async def take(self, message: ShortMessage, session: str, arrived: float, behind_s: float) -> Taken:
+        """Return once it is durable; `arrived` is the event loop's time, and may have been up to `behind_s` earlier."""
 
     def answered(self, mark: str) -> None:
         """The answer was written."""
@@ -93,6 +115,8 @@ class SmppSession:
         self._unconfirmed: list[str] = []
         self._doubt = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._awake = Awake()
+        self._ticking = asyncio.create_task(self._tick())
         self._reading = asyncio.create_task(self._read())
         self._enquiring: asyncio.Task[None] | None = None
 
@@ -145,7 +169,7 @@ class SmppSession:
     async def close(self, reason: str) -> None:
         """End the connection and everything on it; idempotent."""
         self._end(reason)
-        tasks = [self._reading, *self._deliveries]
+        tasks = [self._reading, self._ticking, *self._deliveries]
         if self._enquiring is not None:
             tasks.append(self._enquiring)
         tasks = [task for task in tasks if task is not asyncio.current_task()]
@@ -240,15 +264,20 @@ class SmppSession:
             self._write(Command.DELIVER_SM_RESP, sequence, CommandStatus.ESME_RX_T_APPN, MessageResponse())
             return
         arrived = asyncio.get_running_loop().time()
-        self._begin(self._deliver(sequence, message, arrived))
+        self._begin(self._deliver(sequence, message, arrived, self._awake.look(arrived)))
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._deliveries.add(task)
         task.add_done_callback(self._deliveries.discard)
 
-    async def _deliver(self, sequence: int, message: ShortMessage, arrived: float) -> None:
-        taken = await self._receiver.take(message, self.name, arrived)
+    async def _tick(self) -> None:
+        while True:
+            self._awake.look(asyncio.get_running_loop().time())
+            await asyncio.sleep(TICK_S)
+
+    async def _deliver(self, sequence: int, message: ShortMessage, arrived: float, behind_s: float) -> None:
+        taken = await self._receiver.take(message, self.name, arrived, behind_s)
         if self._write(Command.DELIVER_SM_RESP, sequence, taken.status, MessageResponse()) and taken.mark:
             self._receiver.answered(taken.mark)
             self._unconfirmed.append(taken.mark)

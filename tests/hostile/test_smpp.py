@@ -152,7 +152,7 @@ class Centre:
     busiest: int = 0
     now: int = 0
 
-    async def take(self, message: ShortMessage, session: str, arrived: float) -> Taken:
+    async def take(self, message: ShortMessage, session: str, arrived: float, behind_s: float) -> Taken:
         self.now += 1
         self.busiest = max(self.busiest, self.now)
         try:
