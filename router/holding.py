@@ -11,7 +11,7 @@ import structlog
 from channels.messages import Content, InboundMessage, Kind
 from health.report import EndpointId
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
-from router.domain.conversation import Binding, MessageClass, SideName
+from router.domain.conversation import Binding, Message, MessageClass, SideName
 from router.domain.ids import new_id, shard_of
 from router.domain.matching import Held, Why
 from router.store.codec import read_place
@@ -46,6 +46,16 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Filed:
+    """What came of filing what was held from one place."""
+
+    count: int
+    """Messages that stand in their conversation now."""
+    left: int
+    """Messages that it did not take, and that are still held."""
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """Keeps what cannot be matched, and asks."""
 
@@ -67,8 +77,7 @@ class Holding:
         """Ask for a reference, or send a code to a known binding; at most once in ten minutes, naming nobody."""
         if not held.prompt_key:
             return
-        asked = f"tl:asked:{{{at.conversation_id}}}"
-        if not await self.core.store.redis.call("SET", asked, "1", "NX", "EX", PROMPT_EVERY_S):
+        if not await self.core.store.redis.call("SET", _asked_key(at.conversation_id), "1", "NX", "EX", PROMPT_EVERY_S):
             return
         locale = event.locale or self.core.settings.default_locale
         await self.say(at, self.core.wording.prompt(held.prompt_key, locale), Kind.PROMPT)
@@ -125,37 +134,59 @@ class Holding:
 
     async def file(self, at: Place, conversation_id: str, author: str, author_name: str) -> int:
         """Move what is held here into its conversation, in order, each once; how many messages."""
-        hidden = await self.core.store.conversation(at.conversation_id)
-        if hidden is None:
-            return 0
-        filed = int(hidden.fields.get("filed", "0"))
-        count, last = 0, filed
-        for message in await self.core.store.messages(await self.core.store.transcript_ids(at.conversation_id, 0, -1)):
-            if message.sequence <= filed or message.side is not SideName.AGENT:
+        return (await self.file_from(at.conversation_id, conversation_id, author, author_name)).count
+
+    async def file_from(
+        self, held_id: str, conversation_id: str, author: str, author_name: str, *, unverified: bool = False
+    ) -> Filed:
+        """The same, of a hidden conversation by its id; `unverified`: nothing has proven that its sender belongs there.
+
+        What comes from that place after this, and cannot be matched, is asked about again at once.
+        """
+        count, last, left = 0, 0, 0
+        for message in await self._unfiled(held_id):
+            if left or not await self._file_one(message, conversation_id, author, author_name, unverified=unverified):
+                left += 1  # what is refused stays held, with all that was said after it
                 continue
-            now = self.core.clock.now()
-            await self.core.store.accept(
-                conversation_id,
-                NewMessage(
-                    new_id("m", shard_of(conversation_id), int(now * 1000)),
-                    SideName.AGENT,
-                    Kind.MESSAGE,
-                    author,
-                    author_name,
-                    message.content,
-                    message.message_class,
-                    0,
-                    at.endpoint,
-                    late=message.late,
-                ),
-                natural_key=f"held:{message.id}",
-                reopen=True,
-            )
             count, last = count + 1, message.sequence
         if count:
             changes = {"fi": json.dumps({"filed": str(last)})}
-            await self.core.store.update(at.conversation_id, changes, {"what": "filed", "count": count})
-        return count
+            await self.core.store.update(held_id, changes, {"what": "filed", "count": count})
+            await self.core.store.redis.call("DEL", _asked_key(held_id))
+        return Filed(count, left)
+
+    async def _unfiled(self, held_id: str) -> list[Message]:
+        hidden = await self.core.store.conversation(held_id)
+        if hidden is None:
+            return []
+        filed = int(hidden.fields.get("filed", "0"))
+        found = await self.core.store.messages(await self.core.store.transcript_ids(held_id, 0, -1))
+        return [one for one in found if one.sequence > filed and one.side is SideName.AGENT]
+
+    async def _file_one(
+        self, message: Message, conversation_id: str, author: str, author_name: str, *, unverified: bool
+    ) -> bool:
+        """Whether it stands in a conversation now; it may have come there before."""
+        now = self.core.clock.now()
+        answer = await self.core.store.accept(
+            conversation_id,
+            NewMessage(
+                new_id("m", shard_of(conversation_id), int(now * 1000)),
+                SideName.AGENT,
+                Kind.MESSAGE,
+                author,
+                author_name,
+                message.content,
+                message.message_class,
+                0,
+                message.endpoint,
+                late=message.late,
+                unverified=message.unverified or unverified,
+            ),
+            natural_key=f"held:{message.id}",
+            reopen=True,
+        )
+        return answer.verdict in {"new", "duplicate"}
 
     async def _send_code(self, at: Place, conversation_id: str) -> None:
         conversation = await self.core.store.conversation(conversation_id)
@@ -224,3 +255,7 @@ class Holding:
             agent=NewLeg("", CONSOLE_ENDPOINT, CONSOLE_PLACE),
             hidden=True,
         )
+
+
+def _asked_key(held_id: str) -> str:
+    return f"tl:asked:{{{held_id}}}"

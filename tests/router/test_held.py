@@ -1,0 +1,101 @@
+"""What cannot be matched: agents see it, may file it, and its sender is asked again when something new comes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from channels.messages import Accepted, Address, Channel, InboundMessage, Kind
+from health.report import EndpointId
+from router.domain.conversation import Binding, Message, SideName
+from router.holding import Filed, Holding
+from router.runtime import Runtime, open_runtime
+from router.settings import load_settings
+
+MAIL, SMS = EndpointId("email/sandbox"), EndpointId("sms/sandbox")
+NUMBER = Address(Channel.SMS, "+12025550177")
+
+
+@pytest.fixture
+async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
+    """The use cases over stand-in vendors; nobody dispatches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
+    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
+    async with open_runtime(load_settings(), "web") as opened:
+        yield opened
+
+
+async def hear(runtime: Runtime, text: str, sender: Address = NUMBER, **more: Any) -> Accepted:
+    """Somebody writes."""
+    endpoint = {Channel.EMAIL: MAIL, Channel.SMS: SMS}[sender.channel]
+    more.setdefault("vendor_id", f"{sender}|{text}")
+    event = InboundMessage(endpoint=endpoint, sender=sender, text=text, sent_at=runtime.clock.now(), **more)
+    return await runtime.switchboard.accept(event)
+
+
+async def two_open(runtime: Runtime) -> tuple[str, str]:
+    """References of two open conversations with the same number: what comes from there next is ambiguous."""
+    bindings = [Binding(NUMBER, verified=True)]
+    ann = await runtime.switchboard.create_customer(name="Ann", locale="en", bindings=bindings)
+    references = []
+    for subject in ("Parcel", "Invoice"):
+        more: dict[str, Any] = {"subject": subject, "text": "Hello", "author": "a", "author_name": "Bo"}
+        sent = await runtime.switchboard.open_conversation(ann.id, idempotency_key=subject, **more)
+        references.append((await runtime.switchboard.conversation(sent.conversation_id)).conversation.reference)
+    return references[0], references[1]
+
+
+async def held_id(runtime: Runtime) -> str:
+    """The only hidden conversation."""
+    (found,) = await runtime.store.hidden_before(0, runtime.clock.now() + 1)
+    return found
+
+
+async def prompts(runtime: Runtime) -> list[Message]:
+    """What the sender was asked."""
+    store = runtime.store
+    found = await store.messages(await store.transcript_ids(await held_id(runtime), 0, -1))
+    return [one for one in found if one.kind is Kind.PROMPT]
+
+
+async def heard(runtime: Runtime, reference: str) -> list[Message]:
+    """What the agents of a conversation were told."""
+    view = await runtime.switchboard.conversation(reference)
+    found = await runtime.switchboard.transcript(view.conversation.id)
+    return [one for one in found if one.side is SideName.AGENT]
+
+
+async def test_after_filing_the_next_unmatched_message_is_asked_about_at_once(runtime: Runtime) -> None:
+    """The bound is one prompt a matter, not ten minutes of silence after the sender has answered."""
+    parcel, _ = await two_open(runtime)
+    await hear(runtime, "It is broken.")
+    await hear(runtime, "Do you hear me?")
+    assert len(await prompts(runtime)) == 1
+    await hear(runtime, f"ref {parcel}")
+    assert [one.content.text for one in await heard(runtime, parcel)][:2] == ["It is broken.", "Do you hear me?"]
+    elsewhere = Address(Channel.SMS, NUMBER.value)
+    await runtime.store.redis.call("DEL", f"tl:{{s0}}:pair:{SMS}|{elsewhere}")  # nobody spoke there last
+    assert not (await hear(runtime, "And another thing.")).conversation_id
+    assert len(await prompts(runtime)) == 2
+
+
+async def test_what_a_conversation_does_not_take_stays_held(runtime: Runtime) -> None:
+    """It would be marked as filed, and be nowhere."""
+    parcel, _ = await two_open(runtime)
+    await hear(runtime, "It is broken.")
+    holding, held = Holding(runtime.core), await held_id(runtime)
+    assert await holding.file_from(held, "v0-0000000000000000000000", "", "") == Filed(0, 1)
+    view = await runtime.switchboard.conversation(parcel)
+    assert await holding.file_from(held, view.conversation.id, "", "") == Filed(1, 0)
+    assert [one.content.text for one in await heard(runtime, parcel)] == ["It is broken."]
+
+
+async def test_what_was_unverified_when_it_came_is_so_when_it_is_filed(runtime: Runtime) -> None:
+    """A mail that failed DMARC proves no more about its sender for having waited."""
+    parcel, _ = await two_open(runtime)
+    await hear(runtime, "Pay me instead.", unverified=True)
+    view = await runtime.switchboard.conversation(parcel)
+    await Holding(runtime.core).file_from(await held_id(runtime), view.conversation.id, "", "")
+    assert [one.unverified for one in await heard(runtime, parcel)] == [True]
