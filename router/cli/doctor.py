@@ -16,6 +16,7 @@ from rich.markup import escape
 from channels.contract import CANARY_FORMS, Adapter
 from channels.email.smtp import SmtpSettings
 from channels.errors import EndpointMisconfigured, LocalFault, SendFailed
+from channels.messages import Channel
 from router.archive.archive import ARCHIVE_FILE, Archive
 from router.archive.database import ArchiveError, database_of
 from router.cli.rim import (
@@ -81,7 +82,7 @@ def doctor(session: Session) -> None:
             findings.append(finding)
             _say(finding)
     if reachable:
-        for finding in session.ask(_check_endpoints):
+        for finding in session.ask(check_endpoints):
             findings.append(finding)
             _say(finding)
     else:
@@ -246,10 +247,23 @@ async def _check_store(runtime: "Runtime") -> list[Finding]:
     return found
 
 
-async def _check_endpoints(runtime: "Runtime") -> list[Finding]:
-    return list(
-        await asyncio.gather(*(check_endpoint(name, adapter) for name, adapter in sorted(runtime.adapters.items())))
-    )
+async def check_endpoints(runtime: "Runtime") -> list[Finding]:
+    """Would each take a message now, and could it be answered?"""
+    adapters = sorted(runtime.adapters.items())
+    tried = await asyncio.gather(*(check_endpoint(name, adapter) for name, adapter in adapters))
+    return [*tried, *(finding for name, adapter in adapters for finding in check_replyable(name, adapter))]
+
+
+def check_replyable(name: str, adapter: Adapter) -> Iterator[Finding]:
+    """Can customers answer what it says? Mail without a way in is a slip; a sender's name in letters was chosen."""
+    if adapter.capabilities.replyable:
+        return
+    if adapter.capabilities.channel is Channel.EMAIL:
+        remedy = "Add [endpoints.imap] or [endpoints.lmtp]"
+        yield Finding(name, f"nobody can answer mail of {name}, so it carries only notices", True, remedy)
+        return
+    words = f"nobody can answer what {name} says, for its sender is a name: it carries only notices"
+    yield Finding(name, words, False, "Set a number of yours as its sender if people are to answer")
 
 
 async def check_endpoint(name: str, adapter: Adapter) -> Finding:

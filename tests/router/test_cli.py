@@ -15,8 +15,9 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from channels.contract import Adapter
+from channels.contract import Adapter, Capabilities
 from channels.errors import EndpointMisconfigured, EndpointUnavailable, LocalFault
+from channels.messages import Channel
 from channels.registry import CHANNELS, SETTINGS_OF
 from router.cli import doctor as cli_doctor
 from router.cli import key as cli_key
@@ -24,6 +25,7 @@ from router.cli import up as cli_up
 from router.cli.app import throughline
 from router.cli.endpoint import write_table
 from router.cli.rim import Duration, ago, read_run_file, with_redis, write_run_file
+from router.runtime import open_runtime
 from router.settings import Settings, SettingsError, load_settings
 from router.store.connecting import without_password
 
@@ -289,6 +291,41 @@ async def test_doctor_tells_whose_fault_it_is(ends: Exception | None, fault: boo
     found = await cli_doctor.check_endpoint("sms/acme", cast("Adapter", Probed(ends)))
     assert found.fault is fault
     assert remedy in found.remedy
+
+
+class OneWay:
+    """An endpoint that can do what it is told."""
+
+    def __init__(self, channel: Channel, replyable: bool) -> None:
+        self.capabilities = Capabilities(channel=channel, provider="acme", text_max=1000, io_s=1.0, replyable=replyable)
+
+
+@pytest.mark.parametrize(
+    ("channel", "name", "fault", "words"),
+    [
+        (Channel.EMAIL, "email/support", True, "nobody can answer mail of email/support"),
+        (Channel.SMS, "sms/acme", False, "nobody can answer what sms/acme says"),
+    ],
+)
+def test_doctor_says_where_nobody_can_answer(channel: Channel, name: str, fault: bool, words: str) -> None:
+    """Mail without a way in must be put right; a sender that is a name is told of; what takes answers is silent."""
+    (found,) = cli_doctor.check_replyable(name, cast("Adapter", OneWay(channel, False)))
+    assert found.fault is fault
+    assert words in found.words
+    assert not list(cli_doctor.check_replyable(name, cast("Adapter", OneWay(channel, True))))
+
+
+async def test_doctor_says_that_mail_without_a_mailbox_cannot_be_answered(folder: Path, redis_url: str) -> None:
+    """An smtp table without imap or lmtp: one line names the endpoint and the two tables that would mend it."""
+    (folder / "throughline.toml").write_text(
+        f'redis_url = "{redis_url}"\n[[endpoints]]\nid = "email/support"\nprovider = "smtp"\nhost = "127.0.0.1"\n'
+        'port = 9\ntls = "none"\nfrom_address = "help@example.org"\n'
+    )
+    async with open_runtime(load_settings(), "cli") as runtime:
+        found = await cli_doctor.check_endpoints(runtime)
+    (line,) = [one for one in found if "answer" in one.words and one.subject == "email/support" and one.fault]
+    assert line.words.startswith("nobody can answer mail of email/support")
+    assert line.remedy == "Add [endpoints.imap] or [endpoints.lmtp]"
 
 
 def test_the_admin_key_file_is_for_its_owner_alone(folder: Path) -> None:
