@@ -14,6 +14,8 @@ SEARCHED_MAX = 20_000
 """Newest entries that are searched for one conversation's; what it did before stands in its records."""
 PAGE = 500
 """Entries read at once: Redis is held for well under a millisecond, and others come in between."""
+BEGINNING = "0"
+"""The id of a place before every entry that is still kept."""
 OPENED = "conversation.opened"
 SLACK_MS = 60_000
 """How much earlier than it opened a conversation's entries may be dated: two clocks write the journal."""
@@ -64,7 +66,8 @@ async def decisions_of(store: Store, conversation_id: str, limit: int) -> list[J
 
 
 async def follow(store: Store, clock: Clock, after: str | None, wait_s: float) -> AsyncIterator[JournalEntry | None]:
-    """Entries of all shards as they come. An id names a position in every shard, so that one can go on from it."""
+    """Entries of all shards as they come. An id names a position in every shard, so that one can go on from it;
+    `0` is the beginning of what is kept, and no id is now."""
     position = await _position(store, after)
     quiet_since = clock.monotonic()
     while True:
@@ -85,15 +88,29 @@ async def follow(store: Store, clock: Clock, after: str | None, wait_s: float) -
 
 async def _position(store: Store, after: str | None) -> list[str]:
     position = []
-    given = dict(part.split(":", 1) for part in (after or "").split(",") if ":" in part)
+    given = read_position(after or "", store.shards) or {}
     for shard in range(store.shards):
-        text = given.get(str(shard), "")
-        if _is_stream_id(text):
-            position.append(text)
+        if shard in given:
+            position.append(given[shard])
         else:
             newest = await store.journal_last(shard, 1)
             position.append(newest[0][0] if newest else "0-0")
     return position
+
+
+def read_position(text: str, shards: int) -> dict[int, str] | None:
+    """The stream id in each shard that an entry's id names; `0`: before all that is kept. None: it is no such id."""
+    if text == BEGINNING:
+        return dict.fromkeys(range(shards), "0-0")
+    found: dict[int, str] = {}
+    for part in text.split(","):
+        number, _, identity = part.partition(":")
+        if not (number.isascii() and number.isdecimal() and len(number) <= 4 and int(number) < shards):
+            return None
+        if int(number) in found or not _is_stream_id(identity):
+            return None
+        found[int(number)] = identity
+    return found
 
 
 def _write(position: list[str]) -> str:
@@ -103,4 +120,6 @@ def _write(position: list[str]) -> str:
 def _is_stream_id(text: str) -> bool:
     head, dash, tail = text.partition("-")
     # Redis keeps both numbers in 64 bits, and refuses what does not fit.
-    return bool(dash) and all(one.isdecimal() and len(one) <= 20 and int(one) < 1 << 64 for one in (head, tail))
+    return bool(dash) and all(
+        one.isascii() and one.isdecimal() and len(one) <= 20 and int(one) < 1 << 64 for one in (head, tail)
+    )

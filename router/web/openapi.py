@@ -140,7 +140,8 @@ def _events_operation() -> dict[str, Any]:
     return {
         "operationId": "stream_events",
         "summary": "Listen to what happens: server-sent events, resumable",
-        "description": "Each event's `id` resumes the stream in `Last-Event-ID`; its data is one JournalItem.",
+        "description": "Each event's `id` resumes the stream in `Last-Event-ID`; `0` begins with the oldest event "
+        "that is kept, none begins now, and what is no such id is refused. An event's data is one JournalItem.",
         "tags": ["events"],
         "x-roles": ["admin", "agent", "ops"],
         "parameters": [

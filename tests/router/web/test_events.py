@@ -50,6 +50,25 @@ async def test_what_happens_is_told_and_can_be_resumed(face: Any) -> None:
     assert "Hello" not in str(told)
 
 
+@pytest.mark.parametrize(
+    "after", ["rubbish", "0-0", "0:", "0:1", "0:1-2,0:1-2", "99:0-0", "0:0-0,", "0:\u0661-0", "1" * 3000]
+)
+async def test_an_id_of_nothing_is_refused(face: Any, after: str) -> None:
+    """A listener that came back with it would miss what happened meanwhile, and not know."""
+    answer = await face.client.get("/v1/events", params={"after": after}, headers=face.agent)
+    assert answer.status == 400
+    assert (await answer.json())["reason"] == "bad_request"
+
+
+async def test_zero_is_the_beginning_of_what_is_kept(face: Any) -> None:
+    """`Last-Event-ID: 0` tells everything, as the document says."""
+    conversation_id = await face.hear("Hello", vendor_id="SM" + "7" * 32)
+    stream = await face.client.get("/v1/events", headers=face.agent | {"Last-Event-ID": "0"})
+    [(_, entry)] = await _read(stream, 1)
+    assert entry["conversation_id"] == conversation_id
+    stream.close()
+
+
 async def test_one_conversation_can_be_listened_to_alone(face: Any) -> None:
     """The others are not told."""
     await face.hear("Hello", "+12025550201", "SM" + "4" * 32)
