@@ -26,13 +26,14 @@ LIMIT_BYTES = 4096
 BOUNDED = f"""
 import asyncio, resource, sys
 from pathlib import Path
+from router.spool import Spool
+from router.store.files import Files
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, most))  # Python ignores SIGXFSZ: writes end short, then fail
 """
 KEEP = (
     BOUNDED
     + """
-from router.spool import Spool
 async def main():
     spool, kept = Spool(Path(sys.argv[1]), "web"), 0
     try:
@@ -59,7 +60,7 @@ def run(script: str, folder: Path) -> str:
     """In a process of its own, that may write files of 4 KB."""
     return (
         subprocess.run(
-            [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=30, check=True
+            [sys.executable, "-B", "-c", script, str(folder)], capture_output=True, text=True, timeout=30, check=True
         )
         .stdout.strip()
         .splitlines()[-1]
