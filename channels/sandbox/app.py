@@ -30,8 +30,12 @@ CANARIES = {MAIL: "canary@sandbox.test", SMS: "+12025550191", SMS_BACKUP: "+1202
 """Addresses that send back what reaches them, as the mailbox and the telephones of our own would."""
 CANARY_EVERY_S = 10.0
 CANARY_BOUND_S = 10.0
-DEMO_CUSTOMER = Person(name="Dana Vogt", email="dana@customer.test", phone="+12025550100")
-"""Whose pocket it is until somebody else is chosen. Numbers 202-555-01xx are kept for fiction."""
+DEMO_CUSTOMERS = (
+    Person(name="Dana Vogt", email="dana@customer.test", phone="+12025550100"),
+    Person(name="Eli Marsh", email="eli@customer.test", phone="+12025550101"),
+)
+"""Whose pockets there are: the first one's is open until another is chosen. Two, because a customer's new mail joins
+their open conversation: only somebody else begins a new one. Numbers 202-555-01xx are kept for fiction."""
 JOURNAL_FILE = "vendors.jsonl"
 
 log = structlog.get_logger()
@@ -228,7 +232,7 @@ class Sandbox:
         site = PocketSite(
             self.vendors,
             self.journal,
-            people=[DEMO_CUSTOMER],
+            people=DEMO_CUSTOMERS,
             links={"chat": f"{router}/chat", "console": f"{router}/console/"},
         )
         self._runner = web.AppRunner(site.build_app(), shutdown_timeout=0.5, access_log=None)

@@ -15,7 +15,8 @@ from rich.markup import escape
 
 from channels.messages import Address, Channel
 from channels.registry import listens_on
-from channels.sandbox.app import DEMO_CUSTOMER
+from channels.sandbox.app import DEMO_CUSTOMERS
+from channels.sandbox.pocket_site import Person
 from router.api_keys import Role
 from router.cli.rim import RUN_FILE, Fault, Session, err, out, ping, read_run_file, with_redis, write_run_file
 from router.domain.conversation import Binding
@@ -160,7 +161,7 @@ def _forget_gauges(metrics: Path, pid: int) -> None:
 
 
 async def prepare_store(settings: Settings) -> str:
-    """What a first start needs: an admin's key, and in the sandbox the customer whose pocket it shows.
+    """What a first start needs: an admin's key, and in the sandbox the customers whose pockets it shows.
 
     Returns the key, which stays in `data_dir/admin.key`; a new one is made where Redis does not know that one any more.
     """
@@ -168,7 +169,8 @@ async def prepare_store(settings: Settings) -> str:
 
     async with open_runtime(settings, "cli") as runtime:
         if settings.sandbox_enabled:
-            await _introduce_customer(runtime)
+            for person in DEMO_CUSTOMERS:
+                await _introduce_customer(runtime, person)
         return await _first_admin_key(runtime)
 
 
@@ -182,9 +184,8 @@ async def _first_admin_key(runtime: "Runtime") -> str:
     return plain
 
 
-async def _introduce_customer(runtime: "Runtime") -> None:
-    """The pocket's customer agreed to mail, texts and calls; otherwise there would be nowhere to move to."""
-    person = DEMO_CUSTOMER
+async def _introduce_customer(runtime: "Runtime", person: Person) -> None:
+    """They agreed to mail, texts and calls; otherwise there would be nowhere to move to."""
     mailbox = Address(Channel.EMAIL, person.email)
     if await runtime.switchboard.find_customers(mailbox):
         return

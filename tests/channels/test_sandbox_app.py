@@ -5,15 +5,16 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
-from playwright.async_api import async_playwright
+from playwright.async_api import Page, async_playwright
 from pydantic import SecretStr, ValidationError
 
 from channels.registry import SETTINGS_OF
-from channels.sandbox.app import PHONE, SMS, Sandbox, SandboxSettings, endpoint_tables, serve
+from channels.sandbox.app import DEMO_CUSTOMERS, MAIL, PHONE, SMS, Sandbox, SandboxSettings, endpoint_tables, serve
 from channels.sandbox.pocket_site import LiveCall
 from channels.sandbox.vendor import Entry, Fault, Journal, Switch
 
@@ -52,7 +53,8 @@ class StubVendor:
 
     async def write(self, customer: str, text: str, *, subject: str = "", in_reply_to: Entry | None = None) -> str:
         self.answered.append(in_reply_to)
-        self.journal.add(at=1.0, endpoint=self.endpoint, to_customer=False, customer=customer, text=text)
+        said = {"to_customer": False, "customer": customer, "text": text, "subject": subject}
+        self.journal.add(at=1.0, endpoint=self.endpoint, **said)
         return "written-1"
 
     def endpoint_table(self) -> dict[str, object]:
@@ -118,8 +120,12 @@ class Pocket:
 @pytest.fixture
 async def pocket(tmp_path) -> AsyncIterator[Pocket]:
     sandbox = Sandbox(SandboxSettings(**ANY_PORT, journal_folder=tmp_path), vendors=[])
-    sms, phone = StubVendor(SMS, sandbox.journal), StubPhone(PHONE, sandbox.journal)
-    sandbox.vendors = {SMS: sms, PHONE: phone}
+    mail, sms, phone = (
+        StubVendor(MAIL, sandbox.journal),
+        StubVendor(SMS, sandbox.journal),
+        StubPhone(PHONE, sandbox.journal),
+    )
+    sandbox.vendors = {MAIL: mail, SMS: sms, PHONE: phone}
     await sandbox.start()
     async with aiohttp.ClientSession() as http:
         yield Pocket(sandbox, http, sms, phone)
@@ -149,7 +155,7 @@ async def test_a_fault_is_switched_and_shown(pocket):
     assert (pocket.sms.switch.fault, pocket.sms.switch.share) == (Fault.HANG, 0.5)
     _, state = await pocket.get("/api/state")
     shown = {vendor["endpoint"]: vendor["fault"] for vendor in state["vendors"]}
-    assert shown == {SMS: "hang", PHONE: "none"}
+    assert shown == {MAIL: "none", SMS: "hang", PHONE: "none"}
     assert set(state["faults"]) == {fault.value for fault in Fault}
     await pocket.sandbox.heal()
     assert pocket.sms.switch.fault is Fault.NONE
@@ -227,7 +233,7 @@ async def test_the_stream_tells_entries_and_switches_and_resumes(pocket):
         assert (await events(stream, 1))[0][1][0]["text"] == "After"
         await pocket.sms.set_fault(Fault.FLAP)
         kind, state = (await events(stream, 1))[0]
-        assert kind == "state" and state["vendors"][0]["fault"] == "flap"
+        assert kind == "state" and state["vendors"][1]["fault"] == "flap"
     async with pocket.http.get(pocket.url("/api/live"), headers={"Last-Event-ID": "1"}) as stream:
         got = dict(await events(stream, 2))
         assert [entry["text"] for entry in got["entries"]] == ["After"]
@@ -321,9 +327,15 @@ async def test_serve_runs_until_it_is_cancelled():
         await task
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the system's Chromium")
-async def test_somebody_watches_an_outage_in_the_pocket_by_hand(pocket):
+def test_the_demo_customers_share_nothing():
+    """Each can write, be texted and be called alone: a shared address would join their conversations."""
+    places = [place for person in DEMO_CUSTOMERS for place in (person.email, person.phone)]
+    assert len(DEMO_CUSTOMERS) == 2 and all(places) and len(set(places)) == len(places)
+
+
+@asynccontextmanager
+async def opened(pocket: Pocket) -> AsyncIterator[Page]:
+    """The pocket's page in Chromium; nothing may have thrown in it."""
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
         chromium = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
@@ -331,8 +343,63 @@ async def test_somebody_watches_an_outage_in_the_pocket_by_hand(pocket):
         page.set_default_timeout(8_000)
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
         await page.goto(pocket.sandbox.pocket_url)
+        yield page
+        assert not faults
+        await chromium.close()
 
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the system's Chromium")
+async def test_two_people_have_a_phone_and_a_mailbox_each_and_write_as_themselves(pocket):
+    dana, eli = DEMO_CUSTOMERS
+
+    def written() -> list[tuple[str, str, str]]:
+        return [(one.customer, one.subject, one.text) for one in pocket.sandbox.journal.entries if not one.to_customer]
+
+    async with opened(pocket) as page:
+        await page.wait_for_selector(f"#whose [aria-pressed=true]:has-text('{dana.name}')")
+        note(pocket, "For Dana", customer=dana.phone)
+        note(pocket, "For Eli", customer=eli.phone)
+        note(pocket, "Mail for Eli", customer=eli.email, endpoint=MAIL, subject="Hello")
+        await page.wait_for_selector(".bubble:has-text('For Dana')")
+        await page.wait_for_selector(f"#whose button:has-text('{eli.name}') i:text-is('2')")
+        assert "Eli" not in await page.locator("main").inner_text()
+        await page.fill(".say textarea", "Dana's half a sentence")
+        await page.fill(".answer textarea", "Dana's half a mail")
+
+        await page.click(f"#whose >> text={eli.name}")
+        await page.wait_for_selector(".bubble:has-text('For Eli')")
+        await page.wait_for_selector(".mail:has-text('Mail for Eli')")
+        assert "Dana" not in await page.locator("main").inner_text()
+        assert not await page.input_value(".say textarea") and not await page.input_value(".answer textarea")
+        assert await page.locator("#whose i:visible").count() == 0
+        await page.fill(".say textarea", "Eli's text")
+        await page.click(".say button")
+        await page.wait_for_selector(".bubble.mine:has-text('text')")
+        await page.click("text=New mail")
+        await page.fill("[placeholder=Subject]", "Address")
+        await page.fill(".answer textarea", "Eli's mail")
+        await page.click("text=Send mail")
+        await page.wait_for_selector(".mail.mine")
+        assert written() == [(eli.phone, "", "Eli's text"), (eli.email, "Address", "Eli's mail")]
+
+        await page.click(f"#whose >> text={dana.name}")
+        await page.wait_for_selector(".bubble:has-text('For Dana')")
+        assert await page.input_value(".say textarea") == "Dana's half a sentence"
+        assert await page.input_value(".answer textarea") == "Dana's half a mail"
+        await page.click(".say button")
+        await page.wait_for_selector(".bubble.mine")
+        assert written()[2:] == [(dana.phone, "", "Dana's half a sentence")]
+        await page.reload()
+        await page.wait_for_selector(f"#whose [aria-pressed=true]:has-text('{dana.name}')")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the system's Chromium")
+async def test_somebody_watches_an_outage_in_the_pocket_by_hand(pocket):
+    async with opened(pocket) as page:
         note(pocket, "<b>Hello</b> <script>document.title='broken in'</script>")
         note(pocket, "Never arrived", delivered=False)
         note(pocket, "Somebody else's", customer="+4915112345678")
@@ -366,8 +433,6 @@ async def test_somebody_watches_an_outage_in_the_pocket_by_hand(pocket):
         await page.select_option("#customer", "+4915112345678")
         await page.wait_for_selector(".bubble:has-text('Somebody else')")
         assert await page.title() == "The customer's pocket"
-        assert not faults
-        await chromium.close()
 
 
 async def events(stream: aiohttp.ClientResponse, count: int) -> list[tuple[str, object]]:

@@ -14,6 +14,7 @@ import structlog
 from click.testing import CliRunner, Result
 
 from channels.messages import Address, Channel, InboundMessage
+from channels.sandbox.app import DEMO_CUSTOMERS
 from health.records import Freeze
 from health.report import EndpointId
 from router.cli.app import throughline
@@ -157,7 +158,7 @@ def test_an_unknown_conversation_is_said() -> None:
 
 
 def test_the_first_admin_key_is_made_once(folder: Path) -> None:
-    """The second start finds it; where Redis forgot it, there is a new one. The pocket's customer is there once."""
+    """The second start finds it; where Redis forgot it, there is a new one. The pocket's customers are there once."""
     settings = load_settings()
     first = asyncio.run(prepare_store(settings))
     assert asyncio.run(prepare_store(settings)) == first
@@ -167,6 +168,14 @@ def test_the_first_admin_key_is_made_once(folder: Path) -> None:
     assert asyncio.run(prepare_store(settings)) != first
     write_mail("Hello?")
     assert "Dana Vogt" in words("conversation", "list")
+
+    async def known(place: Address) -> list[str]:
+        async with open_runtime(settings, "cli") as runtime:
+            return [one.name for one in await runtime.switchboard.find_customers(place)]
+
+    for person in DEMO_CUSTOMERS:
+        for channel, value in ((Channel.EMAIL, person.email), (Channel.SMS, person.phone)):
+            assert asyncio.run(known(Address(channel, value))) == [person.name]
 
 
 def test_an_audit_of_what_is_sound_finds_nothing() -> None:

@@ -35,6 +35,18 @@ export async function post(path, body) {
   return false;
 }
 
+// Asks the page to draw itself anew, after a click that nobody but one part knows of.
+export const redraw = () => document.dispatchEvent(new Event("redraw"));
+
+// Puts away what was being written as `from`, and takes out what was being written as `to`: nobody sends another's words.
+export function swap(drafts, from, to, fields) {
+  const texts = fields.map((field) => field.value);
+  if (texts.some(Boolean)) drafts.set(from, texts);
+  else drafts.delete(from);
+  const kept = drafts.get(to) ?? [];
+  fields.forEach((field, at) => (field.value = kept[at] ?? ""));
+}
+
 // Shows `nodes` in `list`, and its end if its end was seen before.
 export function fill(list, nodes) {
   const low = list.scrollHeight - list.scrollTop - list.clientHeight < 60;

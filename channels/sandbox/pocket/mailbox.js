@@ -1,5 +1,5 @@
 // The mailbox: mails by thread, an answer in the thread, a new mail.
-import { fill, make, post, time } from "./dom.js";
+import { fill, make, post, redraw, swap, time } from "./dom.js";
 
 const plain = (subject) => subject.replace(/^((re|aw|sv|tr|fwd?)\s*:\s*)+/i, "").trim() || "(no subject)";
 const idOf = (entry) => entry.details.message_id || entry.vendor_id;
@@ -25,6 +25,9 @@ export class Mailbox {
     this.open = null;
     this.sentAfter = Infinity;
     this.read = new Map();
+    this.drafts = new Map();
+    this.opened = new Map();
+    this.mailbox = "";
     this.address = make("span", { className: "hint" });
     const fresh = make("button", { type: "button", className: "main" }, "New mail");
     this.threads = make("ul", { className: "threads" });
@@ -39,14 +42,10 @@ export class Mailbox {
     root.append(make("div", { className: "title" }, make("h2", {}, "Mailbox"), this.address, fresh), this.nothing, this.panes);
     fresh.onclick = () => {
       this.open = 0;
-      this.again();
+      redraw();
       this.newSubject.focus();
     };
     this.form.onsubmit = (event) => (event.preventDefault(), this.send());
-  }
-
-  again() {
-    document.getElementById("customer").dispatchEvent(new Event("change"));
   }
 
   async send() {
@@ -56,20 +55,24 @@ export class Mailbox {
     const last = thread?.findLast((entry) => entry.to_customer && entry.delivered);
     const subject = thread ? `Re: ${plain(thread.at(-1).subject)}` : this.newSubject.value.trim() || "(no subject)";
     const body = { endpoint: this.endpoint, customer: this.mailbox, text, subject, ...(last ? { in_reply_to: last.number } : {}) };
-    if (await post("/api/write", body)) {
-      this.text.value = this.newSubject.value = "";
-      // A new thread is opened as soon as its mail is on the wire, which the stream tells.
-      if (!thread) this.sentAfter = this.last;
-      this.again();
-    }
+    if (!(await post("/api/write", body))) return;
+    if (this.mailbox !== body.customer) return this.drafts.delete(body.customer);
+    this.text.value = this.newSubject.value = "";
+    // A new thread is opened as soon as its mail is on the wire, which the stream tells.
+    if (!thread) this.sentAfter = this.last;
+    redraw();
+  }
+
+  turnTo(mailbox) {
+    swap(this.drafts, this.mailbox, mailbox, [this.newSubject, this.text]);
+    this.opened.set(this.mailbox, this.open);
+    this.open = this.opened.get(mailbox) ?? null;
+    this.sentAfter = Infinity;
+    this.mailbox = mailbox;
   }
 
   show({ state, entries, customer }) {
-    if (this.mailbox !== customer.email) {
-      this.read.clear();
-      this.open = null;
-    }
-    this.mailbox = customer.email;
+    if (this.mailbox !== customer.email) this.turnTo(customer.email);
     this.endpoint = state.vendors.find((vendor) => vendor.endpoint.startsWith("email/"))?.endpoint ?? "";
     this.address.textContent = customer.email;
     this.nothing.hidden = Boolean(this.mailbox && this.endpoint);
@@ -93,7 +96,7 @@ export class Mailbox {
       button.ariaCurrent = String(key === this.open);
       button.onclick = () => {
         this.open = key;
-        this.again();
+        redraw();
         this.mails.scrollTop = this.mails.scrollHeight;
       };
       return make("li", {}, button);

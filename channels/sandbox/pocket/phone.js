@@ -1,10 +1,12 @@
 // The phone: text messages by the number they came from, and calls.
-import { fill, make, post, time } from "./dom.js";
+import { fill, make, post, redraw, swap, time } from "./dom.js";
 
 export class Phone {
   constructor(root) {
     this.tab = "";
     this.read = new Map();
+    this.drafts = new Map();
+    this.number = "";
     this.bar = make("div", { className: "bar" });
     this.tabs = make("div", { className: "tabs", role: "tablist" });
     this.list = make("div", { className: "bubbles", role: "log", tabIndex: 0, ariaLabel: "Text messages" });
@@ -20,14 +22,17 @@ export class Phone {
   }
 
   async send() {
-    const text = this.text.value.trim();
-    if (!text) return;
-    if (await post("/api/write", { endpoint: this.tab, customer: this.number, text })) this.text.value = "";
+    const [text, number] = [this.text.value.trim(), this.number];
+    if (!text || !(await post("/api/write", { endpoint: this.tab, customer: number, text }))) return;
+    if (this.number === number) this.text.value = "";
+    else this.drafts.delete(number);
   }
 
   show({ state, entries, customer }) {
-    if (this.number !== customer.phone) this.read.clear();
-    this.number = customer.phone;
+    if (this.number !== customer.phone) {
+      swap(this.drafts, this.number, customer.phone, [this.text]);
+      this.number = customer.phone;
+    }
     this.bar.replaceChildren(make("b", {}, customer.phone || "no number"), make("span", {}, customer.name === customer.phone ? "" : customer.name));
     const mine = entries.filter((entry) => entry.customer === this.number && this.number);
     const texts = state.vendors.filter((vendor) => vendor.endpoint.startsWith("sms/"));
@@ -36,7 +41,7 @@ export class Phone {
     if (!all.some((vendor) => vendor.endpoint === this.tab)) this.tab = all[0]?.endpoint ?? "";
     this.drawTabs(all, mine);
     const here = mine.filter((entry) => entry.endpoint === this.tab);
-    this.read.set(this.tab, here.at(-1)?.number ?? 0);
+    this.read.set(this.place(this.tab), here.at(-1)?.number ?? 0);
     const isCalls = phones.some((vendor) => vendor.endpoint === this.tab);
     fill(this.list, this.number ? here.map((entry) => (isCalls ? this.callLine(entry) : this.bubble(entry))) : [this.empty]);
     if (this.number && isCalls) this.list.append(this.dial());
@@ -48,7 +53,7 @@ export class Phone {
   drawTabs(vendors, mine) {
     this.tabs.replaceChildren(
       ...vendors.map((vendor) => {
-        const unread = mine.filter((entry) => entry.endpoint === vendor.endpoint && entry.to_customer && entry.delivered && entry.number > (this.read.get(vendor.endpoint) ?? 0)).length;
+        const unread = mine.filter((entry) => entry.endpoint === vendor.endpoint && entry.to_customer && entry.delivered && entry.number > (this.read.get(this.place(vendor.endpoint)) ?? 0)).length;
         const tab = make("button", { type: "button", role: "tab" },
           make("span", {}, vendor.calls ? "Calls" : `Texts ${vendor.number.replace(/.*(?=.{4})/, "…")}`), make("small", {}, vendor.endpoint));
         if (unread && vendor.endpoint !== this.tab) tab.append(make("i", { title: `${unread} new` }, String(unread)));
@@ -62,8 +67,13 @@ export class Phone {
     );
   }
 
+  // What was read is kept for each of them.
+  place(endpoint) {
+    return `${this.number} ${endpoint}`;
+  }
+
   again() {
-    document.getElementById("customer").dispatchEvent(new Event("change"));
+    redraw();
     this.list.scrollTop = this.list.scrollHeight;
   }
 

@@ -1,6 +1,7 @@
 // The pocket: whose it is, what came, and how it is told to the phone, the mailbox and the vendors' switches.
 import { make } from "./dom.js";
 import { Mailbox } from "./mailbox.js";
+import { People } from "./people.js";
 import { Phone } from "./phone.js";
 import { Vendors } from "./vendors.js";
 
@@ -8,14 +9,17 @@ const ENTRIES_MAX = 20_000;
 const LOOK_BACK = 1_000;
 
 const world = { state: null, entries: [], customer: null };
+const people = new People(document.getElementById("whose"), (person) => {
+  world.customer = person;
+  draw();
+});
 const parts = [
+  people,
   new Phone(document.getElementById("phone")),
   new Mailbox(document.getElementById("mailbox")),
   new Vendors(document.getElementById("vendors")),
 ];
-const picker = document.getElementById("customer");
 const stream = document.getElementById("stream");
-let people = [];
 let due = false;
 
 // Many entries at once make one drawing.
@@ -26,28 +30,6 @@ function draw() {
     due = false;
     for (const part of parts) part.show(world);
   });
-}
-
-function pick(key) {
-  world.customer = people.find((person) => person.key === key) ?? people[0];
-  sessionStorage.setItem("customer", world.customer.key);
-  draw();
-}
-
-function drawPicker() {
-  const named = world.state.people.map((person) => ({ ...person, key: person.name, label: `${person.name} (${person.email}, ${person.phone})` }));
-  const known = new Set(named.flatMap((person) => [person.email, person.phone]));
-  const seen = world.state.seen
-    .filter((address) => !known.has(address))
-    .map((address) => ({ key: address, label: address, name: address, email: address.includes("@") ? address : "", phone: address.includes("@") ? "" : address }));
-  const fresh = [...named, ...seen];
-  if (JSON.stringify(fresh) === JSON.stringify(people)) return;
-  people = fresh;
-  const option = (person) => make("option", { value: person.key }, person.label);
-  picker.replaceChildren(...named.map(option), ...(seen.length ? [make("optgroup", { label: "Seen on the wire" }, ...seen.map(option))] : []));
-  const key = world.customer?.key ?? sessionStorage.getItem("customer") ?? people[0].key;
-  pick(people.some((person) => person.key === key) ? key : people[0].key);
-  picker.value = world.customer.key;
 }
 
 function drawLinks() {
@@ -64,7 +46,7 @@ function listen() {
     const first = !world.state;
     world.state = JSON.parse(data);
     if (first) drawLinks();
-    drawPicker();
+    people.meet(world.state);
     draw();
   });
   events.addEventListener("entries", ({ data }) => {
@@ -87,6 +69,5 @@ function listen() {
   };
 }
 
-picker.onchange = () => pick(picker.value);
-document.getElementById("whose").onsubmit = (event) => event.preventDefault();
+document.addEventListener("redraw", draw);
 listen();
