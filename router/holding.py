@@ -26,6 +26,8 @@ CODE_TRIES_MAX = 5
 CODES_MAX = 3
 CODES_EVERY_S = 3600
 """Codes one conversation gets in an hour, whoever claims it: else a reference in strange hands floods its owner."""
+CANDIDATES_KEPT_MAX = 10
+"""Conversations that a held message may belong to, remembered for agents."""
 
 log = structlog.get_logger()
 
@@ -61,8 +63,13 @@ class Holding:
 
     core: Core
 
-    async def keep(self, at: Place, message: NewMessage, natural_key: str, said_hash: str) -> AcceptAnswer:
-        """Take a message into the hidden conversation of its place; durable when it returns."""
+    async def keep(
+        self, at: Place, message: NewMessage, natural_key: str, said_hash: str, held: Held | None = None
+    ) -> AcceptAnswer:
+        """Take a message into the hidden conversation of its place; durable when it returns.
+
+        `held`: it waits for proof, and agents are shown it; without, there is nothing to be done about it.
+        """
         return await self.core.store.accept(
             at.conversation_id,
             message,
@@ -71,6 +78,7 @@ class Holding:
             create=self._hidden(at),
             reopen=True,
             quiet=True,
+            held=(held.why, held.candidates[:CANDIDATES_KEPT_MAX]) if held is not None else None,
         )
 
     async def ask(self, at: Place, held: Held, event: InboundMessage) -> None:
@@ -153,7 +161,14 @@ class Holding:
             changes = {"fi": json.dumps({"filed": str(last)})}
             await self.core.store.update(held_id, changes, {"what": "filed", "count": count})
             await self.core.store.redis.call("DEL", _asked_key(held_id))
+            await self._let_go(held_id)
         return Filed(count, left)
+
+    async def _let_go(self, held_id: str) -> None:
+        """Take it from what agents are shown, unless something came, or was refused, meanwhile."""
+        await self.core.store.let_held_go(held_id)
+        if left := await self._unfiled(held_id):
+            await self.core.store.hold_again(held_id, left[0].created_at, len(left))
 
     async def _unfiled(self, held_id: str) -> list[Message]:
         hidden = await self.core.store.conversation(held_id)

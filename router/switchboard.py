@@ -10,6 +10,7 @@ from router.core import ArchiveUnavailable, Conflict, Core, Invalid, NotFound, S
 from router.edge import EVENT, OPENING, Draft, take_event
 from router.erasure import Erased, erase_customer
 from router.evidence_desk import EvidenceDesk
+from router.held_desk import HeldDesk
 from router.holding import Holding
 from router.journal_reader import JournalEntry, decisions_of, follow
 from router.openings import Opening
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 
-class Switchboard(Talk, PeopleDesk, Operations):
+class Switchboard(Talk, HeldDesk, PeopleDesk, Operations):
     """One hand on everything; the processes share nothing but Redis and the disk.
 
     Whatever reads or writes may raise `StoreUnavailable`: nothing was promised, ask again.

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from health.report import EndpointId
@@ -14,6 +15,16 @@ from router.store.redis import Pipelined
 
 QUEUE_MAX = 1000
 """Messages that may wait on one side; more are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRecord:
+    """What a hidden conversation says of what waits for proof in it."""
+
+    why: str
+    candidates: tuple[str, ...]
+    """Conversation ids."""
+    count: int
 
 
 class Reading:
@@ -122,6 +133,22 @@ class Reading:
         """Hidden conversations nobody has written to since `at` (unix seconds), longest ago first."""
         key = f"{keys.shard(shard)}hidden"
         return list(await self.redis.call("ZRANGEBYSCORE", key, "-inf", int(at * 1000), "LIMIT", 0, limit))
+
+    async def held(self, shard: int, limit: int) -> list[tuple[str, float]]:
+        """Hidden conversations in which something waits for proof, with since when (unix seconds), oldest first."""
+        rows = await self.redis.call("ZRANGE", f"{keys.shard(shard)}held", 0, limit - 1, "WITHSCORES")
+        return [(str(row[0]), codec.seconds(row[1])) for row in _paired(rows)]
+
+    async def held_since(self, conversation_id: str) -> float:
+        """Since when something waits for proof there, unix seconds; 0: nothing does."""
+        key = f"{self._prefix(conversation_id)}held"
+        return codec.seconds(await self.redis.call("ZSCORE", key, conversation_id))
+
+    async def held_record(self, conversation_id: str) -> HeldRecord:
+        """Why it waits there, what it may belong to, how many messages they are."""
+        key = f"{self._prefix(conversation_id)}v:{conversation_id}"
+        why, candidates, count = await self.redis.call("HMGET", key, "hw", "hk", "hn")
+        return HeldRecord(why or "", tuple(json.loads(candidates or "[]")), int(count or 0))
 
     async def receipts_overdue(self, shard: int, endpoint: EndpointId, now_ms: int, limit: int) -> list[str]:
         """Tokens of attempts whose receipt should have come by `now_ms` of the store's clock."""

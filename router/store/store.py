@@ -175,8 +175,11 @@ class Store(Reading):
         front: bool = False,
         quiet: bool = False,
         decision: str = "",
+        held: tuple[str, Sequence[str]] | None = None,
     ) -> AcceptAnswer:
         """Take a message once, and journal the decision that put it here with it. Durable when it returns.
+
+        `held`: why it waits for proof, and ids of the conversations it may belong to.
 
         Raises:
             StoreUnavailable: Redis did not answer; the message may have been taken: ask again with the same key.
@@ -211,6 +214,8 @@ class Store(Reading):
             argument["mt"] = mail_id
         if decision:
             argument["dc"] = decision
+        if held is not None:
+            argument["held"] = {"w": held[0], "k": json.dumps(held[1])}
         if create is not None:
             argument["create"] = _dump_create(create)
         answer = await self._run("accept", shard_of(conversation_id), argument)
@@ -382,6 +387,18 @@ class Store(Reading):
     async def forget_receipt(self, shard: int, endpoint: EndpointId, token: str) -> None:
         """Wait no longer for an attempt's receipt."""
         await self.redis.call("ZREM", f"{keys.shard(shard)}aw:{endpoint}", token)
+
+    async def let_held_go(self, conversation_id: str) -> None:
+        """Nothing waits for proof there any more; what comes later does."""
+        prefix = self._prefix(conversation_id)
+        await self.redis.call("HSET", f"{prefix}v:{conversation_id}", "hn", 0)
+        await self.redis.call("ZREM", f"{prefix}held", conversation_id)
+
+    async def hold_again(self, conversation_id: str, since: float, count: int) -> None:
+        """Something waits for proof there after all: `count` messages, the first since `since` (unix seconds)."""
+        prefix = self._prefix(conversation_id)
+        await self.redis.call("HSET", f"{prefix}v:{conversation_id}", "hn", count)
+        await self.redis.call("ZADD", f"{prefix}held", int(since * 1000), conversation_id)
 
     async def set_owner(self, conversation_id: str, side: SideName, owner: str) -> None:
         """Whose side it is: an assigned agent's bindings are where the agent's side may go."""

@@ -2,7 +2,8 @@
 
 from router.web import api_conversations as talk
 from router.web import api_health as health
-from router.web import models, models_health, models_people
+from router.web import api_held as held
+from router.web import models, models_health, models_held, models_people
 from router.web.auth import ADMINS, AGENTS, EVERYBODY, OPS
 from router.web.models_people import Nothing
 from router.web.routes import AnyRoute, Route, get
@@ -196,6 +197,24 @@ ROUTES: tuple[AnyRoute, ...] = (
         talk.cancel_message,
         models.Message,
         Nothing,
+        Nothing,
+        AGENTS,
+    ),
+    # What waits for proof of where it belongs
+    get(
+        "/v1/held",
+        "List what matches no conversation and waits for proof of where it belongs",
+        held.held,
+        models_held.HeldPage,
+        models_held.HeldQuery,
+    ),
+    Route(
+        "POST",
+        "/v1/held/{held_id}/file",
+        "Say in which conversation it belongs; its sender is told nothing",
+        held.file_held,
+        models_held.HeldFiled,
+        models_held.HeldFiling,
         Nothing,
         AGENTS,
     ),

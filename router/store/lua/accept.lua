@@ -7,7 +7,8 @@
 --          pin {ep, ad} or nil: the author wrote there, so the author's side is there now,
 --          mt the Message-ID of an inbound mail or nil, front 0/1: say it before what waits,
 --          dc the decision it stands here by, for the journal, or nil,
---          quiet 0/1: nobody waits for an answer to it (an auto-reply, a STOP)
+--          quiet 0/1: nobody waits for an answer to it (an auto-reply, a STOP),
+--          held {w why, k candidates as JSON text} or nil: it waits for proof of where it belongs
 -- Answers  {'new' | 'duplicate' | 'other' | 'closed' | 'missing' | 'full', message id, sequence, endpoint of the side}
 -- Guarantees  all or nothing; the same natural key adds nothing and answers with the first message's id; `other` says
 --          that the natural key was used for something else.
@@ -70,6 +71,13 @@ end
 
 -- What only holds messages is listed nowhere but here, by when somebody last wrote, so that it can end.
 if redis.call('HGET', conversation_key, 'hd') == '1' then redis.call('ZADD', P .. 'hidden', int(NOW), A.c) end
+
+-- Agents are shown what waits for proof, by since when its first message waits.
+if A.held then
+  redis.call('ZADD', P .. 'held', 'NX', int(NOW), A.c)
+  redis.call('HSET', conversation_key, 'hw', A.held.w, 'hk', A.held.k)
+  redis.call('HINCRBY', conversation_key, 'hn', 1)
+end
 
 local sequence = redis.call('HINCRBY', conversation_key, 'sq', 1)
 local key = P .. 'm:' .. M.id

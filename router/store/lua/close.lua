@@ -14,6 +14,7 @@ redis.call('SREM', P .. 'op:' .. C[2], A.c)
 redis.call('ZREM', P .. 'open', A.c)
 redis.call('ZREM', P .. 'wait', A.c)
 redis.call('ZREM', P .. 'hidden', A.c)
+redis.call('ZREM', P .. 'held', A.c)
 redis.call('ZADD', P .. 'closed', int(NOW), A.c)
 for _, side in ipairs({'c', 'a'}) do
   local S = load_side(A.c, side)

@@ -6,7 +6,8 @@
 -- Records (short field names: there are many of them)
 --   v:<conversation>          hash  customer cu, reference rf, subject sj, open op, opened oa, closed ca, locale lo, class cl,
 --                                   priority pr, assignee as, team te, fields fi, files fl, question qu, waiting wa,
---                                   last inbound li, moved mv, home ho, order sq, rolling transcript hash th
+--                                   last inbound li, moved mv, home ho, order sq, rolling transcript hash th,
+--                                   of what waits for proof: why hw, candidates hk (JSON), how many messages hn
 --   s:<conversation>:<side>   hash  owner o, epoch e, fence f, endpoint ep, address ad, leg since ls, reason lr, lease l,
 --                                   open attempt: token t, message m, number n; notice nd (JSON), hold h, busy b,
 --                                   wants a plan w (why), due set it stands in dp,
@@ -18,6 +19,7 @@
 --   at:<endpoint>             zset  open sides whose leg is there, by since when somebody waits (0: nobody)
 --   nd:<endpoint>|<address>   set   sides with a notice due at this place
 --   open, closed, hidden      zset  conversations by when somebody last wrote, ended them, first wrote where nothing matches
+--   held                      zset  hidden conversations in which something waits for proof, by since when
 --   jr                        stream  the journal
 --   rv                        string  the version of the records here, if it is not the first
 --
