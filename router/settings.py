@@ -18,6 +18,7 @@ from channels.registry import CHANNELS, AnyEndpointSettings
 from health.thresholds import DetectorSettings
 from router.archive.postgres_url import connect_arguments
 from router.control_probe import HOSTS_MAX, read_control_hosts, refuse_providers
+from router.domain.catalogues import PACKAGED
 from router.domain.conversation import TEXT_MAX
 from router.domain.ids import SHARDS_MAX
 from router.settings_faults import ENVIRONMENT_PREFIX, describe_faults, find_unknown_variables
@@ -301,7 +302,19 @@ class Settings(BaseSettings):
                 "broker_url must be set beside a Redis Cluster, which Celery cannot use; name a single Redis"
             )
         refuse_providers(read_control_hosts(self.control_hosts), self.endpoints)
+        self._refuse_language_without_texts()
         return self
+
+    def _refuse_language_without_texts(self) -> None:
+        """A regional variant may do with its language's texts."""
+        own = {file.stem for file in self.templates_folder.glob("*.toml")} if self.templates_folder else set()
+        languages = {*PACKAGED, *own}
+        spoken = {language.replace("_", "-").lower() for language in languages}
+        if not spoken & {self.default_locale.lower(), self.default_locale[:2]}:
+            raise ValueError(
+                f"default_locale {self.default_locale!r} has no texts; there are {', '.join(sorted(languages))}. Name "
+                f"one of them, or put {self.default_locale[:2]}.toml into templates_folder"
+            )
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -450,8 +463,8 @@ def _kept_secret(data_dir: Path) -> str:
         kept = file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(
-            f"data_dir: {error.filename} cannot be written or read: {error.strerror}. Give this user the folder, name "
-            "another one, or set `secret` yourself."
+            f"data_dir: the folder {data_dir} cannot be written or read: {error.strerror}. Give this user the folder, "
+            "or name another one."
         ) from error
     if len(kept) < SECRET_LENGTH_MIN:
         raise SettingsError(f"{file}: is damaged (too short). Restore it from a backup, or delete it for a new one.")

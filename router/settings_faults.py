@@ -38,13 +38,40 @@ WHAT_IS_WRONG = {
     "string_too_long": "must have at most {max_length} characters",
     "too_short": "must have at least {min_length} entries",
     "too_long": "must have at most {max_length} entries",
-    "string_pattern_mismatch": "does not have the form {pattern}",
     "enum": "must be one of {expected}",
     "literal_error": "must be {expected}",
     "union_tag_invalid": "provider must be one of {expected_tags}",
     "union_tag_not_found": "provider is missing: it says how this endpoint is spoken to",
     "value_error": "{error}",
 }
+IN_WORDS: Mapping[str, str] = {
+    r"^[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}$": "must be a host's name or address, without blanks and without https://",
+    r"^[A-Za-z0-9_:][A-Za-z0-9._:-]{0,252}$": "must be a host's name or address, without blanks",
+    r"^(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}$": "must be a channel and a name, as in email/support: "
+    "email, chat, sms or phone, then lower-case letters, digits and dashes, at most 40",
+    r"^AC[0-9a-fA-F]{32}$": "must be AC and 32 hexadecimal digits, as Twilio's console shows it",
+    r"^MG[0-9a-fA-F]{32}$": "must be MG and 32 hexadecimal digits, as Twilio's console shows it",
+    r"^(\+[1-9][0-9]{6,14}|[0-9]{3,8}|[A-Za-z0-9 ]{1,11})$": "must be a number with its country, as in +12025550123, "
+    "a short code of 3 to 8 digits, or a name of at most 11 letters, digits and blanks",
+    r"^(\+?[0-9]{3,20}|[A-Za-z0-9 ._&-]{1,11})$": "must be a number of 3 to 20 digits, or a name of at most 11 "
+    "letters, digits, blanks, dots, dashes, & and _",
+    r"^\+[1-9][0-9]{6,14}$": "must be a number with its country, as in +12025550123",
+    r"^[!-~]{1,15}$": "must be 1 to 15 ASCII characters without blanks",
+    r"^[!-~]+$": "must be ASCII characters without blanks",
+    r"^[ -~]{0,12}$": "must be at most 12 ASCII characters",
+    r"^[A-Z]{2}$": "must be a country's two capital letters, as in US",
+    r"^[A-Z]{3}$": "must be a currency's three capital letters, as in USD",
+    r"^[a-z]{2}(-[A-Z]{2})?$": "must be a language, as in en or en-GB",
+    r"^[a-z]{2}([-_][A-Za-z]{2,8})?$": "must be a language, as in en or en-GB",
+    r"^([a-z]{2,3}(-[A-Za-z0-9]{2,8})*)?$": "must be a language, as in en or en-GB, or empty",
+    r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$": "must be on one line, without line breaks or other control characters",
+    r"^[^\x00]*$": "must not hold a NUL character",
+    r"^[^\x00-\x1f\x7f/\\]*$": "must be a file's name alone, without / or \\ and without control characters",
+    r"^[a-z0-9.+-]{1,60}/[a-zA-Z0-9.+-]{1,80}$": "must be a media type, as in image/png",
+}
+"""What each pattern of a field asks for, for people; the API's answers say it in the same words."""
+FILLED_IN = frozenset({"string_pattern_mismatch", "string_too_short", "value_error"})
+"""Faults that an empty text has only because nobody has filled it in yet."""
 
 
 def describe_faults(
@@ -107,18 +134,33 @@ def _describe_endpoint(fault: Details, where: str, location: list[str]) -> str:
         place += " " + ".".join(location[3:])
     if fault["type"] == "extra_forbidden":
         return f"{where}: {place} is no setting of this provider. Remove it, or correct its name."
-    remedy = "Add it to the table." if fault["type"] == "missing" else "Correct it in the table."
-    return f"{where}: {place} {_what_is_wrong(fault)}. {remedy}"
+    remedy = "" if _is_empty(fault) else " Correct it in the table."
+    if fault["type"] == "missing":
+        remedy = " Add it to the table."
+    return f"{where}: {place} {_what_is_wrong(fault)}.{remedy}"
+
+
+def say_form(pattern: str) -> str:
+    """What a text must be to match a pattern, in words."""
+    return IN_WORDS.get(pattern, "has characters that may not stand there, or is too long")
+
+
+def _is_empty(fault: Details) -> bool:
+    return fault["type"] in FILLED_IN and isinstance(fault["input"], str) and not fault["input"].strip()
 
 
 def _what_is_wrong(fault: Details) -> str:
+    if _is_empty(fault):
+        return "is empty; fill it in"
+    if fault["type"] == "string_pattern_mismatch":
+        return say_form(fault["ctx"]["pattern"])
     template = WHAT_IS_WRONG.get(fault["type"])
     context: dict[str, Any] = fault.get("ctx", {})
     return template.format(**context) if template else f"is not valid: {fault['msg']}"
 
 
 def _quoted(name: str, fault: Details) -> str:
-    if fault["type"] in {"missing", "value_error"} or any(word in name for word in QUIET_WORDS):
+    if fault["type"] in {"missing", "value_error"} or _is_empty(fault) or any(word in name for word in QUIET_WORDS):
         return ""
     value = repr(fault["input"])
     return f", not {value}" if len(value) <= VALUE_LENGTH_MAX else ""

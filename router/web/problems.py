@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from channels.errors import LocalFault
 from router.api_keys import KeysUnavailable
+from router.settings_faults import say_form
 from router.switchboard import (
     ArchiveUnavailable,
     Conflict,
@@ -56,6 +57,7 @@ class Problem(Exception):
 REASONS: Mapping[str, str] = {
     "agents_address": "The address is an agent's; a customer needs one of their own.",
     "already_begun": "The message has been begun to be said; it cannot be taken back any more.",
+    "already_filed": "What was held waits no more: it was filed, or its sender said where it belongs.",
     "already_merged": "One of the two customers is merged already; undo that first, or merge into its customer.",
     "archive_unavailable": "The archive does not answer; what is not archived goes on.",
     "bad_character": "The text holds a NUL character, which no channel carries.",
@@ -69,6 +71,7 @@ REASONS: Mapping[str, str] = {
     "bad_request": "The request is malformed.",
     "bad_session": "The address is no chat session.",
     "bad_subject": "The subject holds a line break; write it on one line.",
+    "being_filed": "Somebody files this in this very moment; look again.",
     "being_said": "Something is being said to the customer in this moment; ask again shortly.",
     "chat_needs_endpoint": "A chat session belongs to one endpoint; name it.",
     "console_token": "A request with the console's cookie lacks its X-CSRF-Token.",
@@ -112,6 +115,7 @@ REASONS: Mapping[str, str] = {
     "unknown_endpoint": "There is no such endpoint.",
     "unknown_failover": "There is no such failover; it may have ended.",
     "unknown_file": "There is no such file.",
+    "unknown_held": "Nothing is held under this id.",
     "unknown_id": "There is nothing with this id.",
     "unknown_incident": "There is no such incident.",
     "unknown_message": "There is no such message.",
@@ -146,8 +150,11 @@ def problem_response(problem: Problem, request_id: str) -> web.Response:
 def faults_of(error: ValidationError) -> list[FieldFault]:
     """A validation error as field faults, without the values: they may be anything, and private."""
     return [
-        FieldFault(".".join(str(part) for part in fault["loc"]) or "body", fault["msg"])
-        for fault in error.errors(include_input=False, include_url=False, include_context=False)
+        FieldFault(
+            ".".join(str(part) for part in fault["loc"]) or "body",
+            say_form(fault["ctx"]["pattern"]) if fault["type"] == "string_pattern_mismatch" else fault["msg"],
+        )
+        for fault in error.errors(include_input=False, include_url=False)
     ]
 
 

@@ -1,6 +1,8 @@
 """Settings: one file, the environment over it, and every fault said with file, field and remedy."""
 
+import json
 import os
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,9 @@ import pytest
 
 from channels.chat.console import ConsoleSettings
 from channels.registry import CHANNELS, SETTINGS_OF
-from router.settings import SettingsError, default_broker_url, load_settings
+from router.cli.endpoint import write_table
+from router.settings import Settings, SettingsError, default_broker_url, load_settings
+from router.settings_faults import IN_WORDS
 
 TWILIO = """
 [[endpoints]]
@@ -146,7 +150,15 @@ def test_a_value_may_stand_in_the_environment_or_a_file(folder: Path, monkeypatc
         ("organisation = '${file:/nowhere}'", "organisation: /nowhere cannot be read"),
         ("[[endpoints]]\nid = 'sms/a'\nprovider = 'pigeon'", "[[endpoints]] number 1: provider must be one of"),
         ("[[endpoints]]\nid = 'sms/a'", "[[endpoints]] number 1: provider is missing"),
-        (TWILIO.replace("sms/acme", "SMS acme"), "[[endpoints]] number 1 (twilio-sms): id does not have the form"),
+        (
+            TWILIO.replace("sms/acme", "SMS acme"),
+            "[[endpoints]] number 1 (twilio-sms): id must be a channel and a name, as in",
+        ),
+        (TWILIO.replace("+15550100", ""), "[[endpoints]] number 1 (twilio-sms): from_number is empty; fill it in."),
+        ("organisation = ''", "organisation is empty; fill it in. Meaning: the name customers know"),
+        ("public_url = ' '", "public_url is empty; fill it in"),
+        ("currency = 'euro'", "currency must be a currency's three capital letters, as in USD, not 'euro'"),
+        ("default_locale = 'it'", "default_locale 'it' has no texts; there are de, en, es, fr. Name one of them"),
         (TWILIO.replace("sms/acme", "email/acme"), "its id must begin with sms/"),
         (TWILIO + TWILIO, "have the id sms/acme twice"),
         (TWILIO + "colour = 1", "[[endpoints]] number 1 (twilio-sms): colour is no setting of this provider"),
@@ -158,6 +170,43 @@ def test_a_fault_names_file_field_and_remedy(folder: Path, text: str, expected: 
     words = refusal(folder, text)
     assert words.startswith(str(folder / "throughline.toml") + ": ")
     assert expected in words
+
+
+def test_what_endpoint_add_wrote_is_said_to_be_empty(folder: Path) -> None:
+    """Straight after `endpoint add`, what is left to be done is to fill it in: no word of forms and addresses."""
+    words = refusal(folder, write_table(SETTINGS_OF["smtp"], "smtp", "email/main")).splitlines()
+    file = folder / "throughline.toml"
+    assert words == [
+        f"{file}: [[endpoints]] number 1 (smtp): {field} is empty; fill it in." for field in ("host", "from_address")
+    ]
+
+
+def test_every_pattern_of_a_setting_has_its_words() -> None:
+    """Nobody who fills in a form has to read a regular expression."""
+    schema = json.dumps(Settings.model_json_schema())  # it holds the endpoints' tables
+    patterns = set(re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', schema))
+    assert len(patterns) >= 10
+    assert not {json.loads(pattern) for pattern in patterns} - set(IN_WORDS)
+
+
+@pytest.mark.parametrize("locale", ["en", "de-AT", "fr-CA"])
+def test_a_regional_variant_may_do_with_its_language(folder: Path, locale: str) -> None:
+    """Its texts are those of the language."""
+    assert load_settings(write(folder, f"default_locale = '{locale}'")).default_locale == locale
+
+
+def test_an_organisations_own_language_may_be_the_default(folder: Path) -> None:
+    """A file of texts makes it one of those there are."""
+    (folder / "texts").mkdir()
+    (folder / "texts/it.toml").write_text("")
+    assert load_settings(write(folder, "default_locale = 'it'\ntemplates_folder = 'texts'")).default_locale == "it"
+
+
+def test_a_data_dir_that_cannot_be_written_is_named(folder: Path) -> None:
+    """The folder, as its owner knows it: not a draft of a file that they never heard of."""
+    (folder / "blocked").write_text("")
+    words = refusal(folder, "data_dir = 'blocked/var'")
+    assert words.startswith(f"data_dir: the folder {folder}/blocked/var cannot be written or read: ")
 
 
 def test_every_fault_is_named_at_once(folder: Path) -> None:

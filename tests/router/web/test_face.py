@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from router.settings_faults import IN_WORDS
 from router.telemetry import configure_logging, redact
 from router.web.static import FOLDER
 
@@ -98,6 +99,30 @@ async def test_every_reason_that_is_raised_has_its_words_on_the_page(face: Any) 
     said = dict(re.findall(r'<tr id="problem-([a-z_]+)"><td>.*?</td><td>(.*?)</td>', page))
     assert {"key_reused", "bad_number", "no_binding", "unknown_id"} <= raised
     assert not raised - {reason for reason, words in said.items() if words.strip()}
+
+
+async def test_a_wrong_form_is_said_in_words(face: Any) -> None:
+    """A subject on two lines and a number that is none: no regular expression, no library's words."""
+    conversation_id = await face.hear("Hello")
+    headers = face.agent | {"Idempotency-Key": "two-lines"}
+    body = {"text": "Hello", "subject": "one\r\ntwo"}
+    answer = await face.client.post(f"/v1/conversations/{conversation_id}/messages", json=body, headers=headers)
+    assert answer.status == 422
+    words = "must be on one line, without line breaks or other control characters"
+    assert (await answer.json())["errors"] == [{"field": "subject", "detail": words}]
+    person = {"name": "Robin", "bindings": [{"address": {"channel": "sms", "value": "not a number"}}]}
+    answer = await face.client.post("/v1/customers", json=person, headers=face.agent | {"Idempotency-Key": "no-number"})
+    problem = await answer.json()
+    assert problem["reason"] == "bad_number"
+    assert problem["detail"] == "'not a number' is no phone number. Write it with its country, as in +12025550123."
+
+
+async def test_every_pattern_of_a_body_has_its_words(face: Any) -> None:
+    """Whatever a caller may get wrong is said in words."""
+    document = await (await face.client.get("/openapi.json")).text()
+    patterns = {json.loads(pattern) for pattern in re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', document)}
+    assert len(patterns) >= 5
+    assert not patterns - set(IN_WORDS)
 
 
 def test_the_vendored_file_is_the_one_that_is_described() -> None:
