@@ -33,6 +33,16 @@ WORKERS = Gauge(
 PARKED = Gauge(
     "throughline_parked", "Sides that wait for a way to the customer or agent.", multiprocess_mode="mostrecent"
 )
+HELD = Gauge(
+    "throughline_held",
+    "Addresses whose messages match no conversation and wait for proof of where they belong.",
+    multiprocess_mode="mostrecent",
+)
+HELD_SINCE = Gauge(
+    "throughline_held_since_timestamp_seconds",
+    "Since when the longest of them waits, Unix seconds; 0: none waits.",
+    multiprocess_mode="mostrecent",
+)
 MOVES_FROZEN = Gauge(
     "throughline_moves_frozen",
     "1 while nothing is moved because it seems to be us that are broken.",
@@ -77,8 +87,14 @@ class StoreGauges:
         WENT_BACK.set(went_back.at if went_back else 0.0)
         TICKED.set(float(await self._store.redis.call("GET", keys.BEAT) or 0))
         PARKED.set(await self._store.due_count(keys.PLAN))
+        held, since = 0, 0.0
         for shard in range(self._store.shards):
+            held += await self._store.count(shard, "held")
+            oldest = [at for _, at in await self._store.held(shard, 1)]
+            since = min([*oldest, since] if since else oldest, default=since)
             await self._read_journal(shard)
+        HELD.set(held)
+        HELD_SINCE.set(since)
 
     async def _read_journal(self, shard: int) -> None:
         after = self._read.get(shard)

@@ -80,23 +80,43 @@ class HeldDesk(Reading):
             NotFound: there is no such place, or no such conversation.
             Conflict: nothing waits there any more, somebody files it now; the conversation is closed, or full.
         """
-        side = await self.core.store.side(known(held_id), SideName.CUSTOMER) if held_id.startswith("h") else None
-        if side is None:
-            raise NotFound("unknown_held", "Nothing is held under this id.")
-        if not await self.core.store.held_since(held_id):
-            raise Conflict("already_filed", "Nothing waits here any more: it was filed, or its sender said where to.")
+        address = (await self._waiting(held_id)).address
         identity = await self._resolve(conversation_id_or_reference)
         conversation = await self._conversation(identity)
         if not conversation.open:
             words = "The conversation is closed. File it in an open one; who it is from can be written to there."
             raise Conflict("conversation_closed", words)
         customer = await self.core.customer_of(conversation.customer_id)
-        is_theirs = any(one.address == side.leg.address for one in customer.bindings)
+        is_theirs = any(one.address == address for one in customer.bindings)
         count = await self._file(held_id, identity, customer.id, customer.name, unverified=not is_theirs)
         facts = {"what": "filed", "who": who, "held": held_id, "count": count}
         await self.core.store.note(shard_of(identity), "conversation.changed", facts, conversation_id=identity)
         log.info("held.filed", conversation=identity, count=count)
         return FiledHeld(identity, count)
+
+    async def dismiss_held(self, held_id: str, *, who: str) -> HeldView:
+        """Take it from the list, as nobody's: it is filed all the same if its sender proves where it belongs.
+
+        Raises:
+            NotFound, Conflict: nothing waits there.
+        """
+        view = await self._waiting(held_id)
+        await self.core.store.let_held_go(held_id)
+        facts = {"what": "dismissed", "who": who, "count": view.count}
+        shard = shard_of(held_id)
+        await self.core.store.note(shard, "conversation.changed", facts, conversation_id=held_id)
+        return view
+
+    async def _waiting(self, held_id: str) -> HeldView:
+        since = await self.core.store.held_since(known(held_id))
+        view = await self._held_view(held_id, since) if held_id.startswith("h") else None
+        if view is None:
+            raise NotFound("unknown_held", "Nothing is held under this id.")
+        if not since:
+            raise Conflict(
+                "already_filed", "Nothing waits here any more: it was filed, dismissed, or its sender did it."
+            )
+        return view
 
     async def _file(self, held_id: str, identity: str, author: str, name: str, *, unverified: bool) -> int:
         # Two conversations may stand in two shards, where no script sees both.

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from health.report import Status
 from router.cli.rim import CLOCKWORK_LATE_S, FAULT_STATUS, Session, ago, clock_time, out, say_frozen, say_went_back
+from router.held_desk import HELD_PAGE_MAX
 from router.store import keys
 from router.store.freezing import read_frozen
 from router.store.going_back import read_went_back
@@ -72,7 +73,20 @@ async def _show_status(runtime: "Runtime") -> None:
             f"  {failover.id}  away from {escape(', '.join(sorted(failover.scope)))} to {failover.target or 'any'} "
             f"until {clock_time(failover.expires_at)}: {escape(failover.why)} ({escape(failover.who)})"
         )
+    out.print(await _say_held(runtime, now))
     out.print(await _say_clockwork(runtime, now))
+
+
+async def _say_held(runtime: "Runtime", now: float) -> str:
+    """What matches no conversation, and only agents can file."""
+    page = await runtime.switchboard.held(limit=HELD_PAGE_MAX)
+    if not page.items:
+        return "Held: nothing waits for a sender's proof"
+    count = sum(one.count for one in page.items)
+    words = "1 message waits" if count == 1 else f"{count} messages wait"
+    more = "more than " if page.next_cursor else ""
+    oldest = ago(page.items[0].since, now)
+    return f"Held: {more}{words} for a sender's proof; oldest {oldest}. See deploy/runbook/held-messages.md"
 
 
 async def _say_clockwork(runtime: "Runtime", now: float) -> str:

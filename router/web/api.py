@@ -218,6 +218,16 @@ ROUTES: tuple[AnyRoute, ...] = (
         Nothing,
         AGENTS,
     ),
+    Route(
+        "DELETE",
+        "/v1/held/{held_id}",
+        "Take it from the list as nobody's; it is filed all the same if its sender proves where it belongs",
+        held.dismiss_held,
+        models_held.Held,
+        Nothing,
+        Nothing,
+        AGENTS,
+    ),
     # Health
     get("/v1/endpoints", "List endpoints with status and reason", health.endpoints, models_health.Endpoints, Nothing),
     get("/v1/endpoints/{channel}/{name}", "Read an endpoint", health.endpoint, models_health.Endpoint, Nothing),

@@ -12,6 +12,12 @@ async def held(call: Call[Nothing, HeldQuery]) -> HeldPage:
     return HeldPage(items=items, next_cursor=page.next_cursor, total=await call.switchboard.held_count())
 
 
+async def dismiss_held(call: Call[Nothing, Nothing]) -> Held:
+    """It is nobody's."""
+    view = await call.switchboard.dismiss_held(call.path["held_id"], who=call.key.author)
+    return Held.of(view, private=call.private)
+
+
 async def file_held(call: Call[HeldFiling, Nothing]) -> HeldFiled:
     """File it in a conversation."""
     filed = await call.switchboard.file_held(call.path["held_id"], call.body.conversation_id, who=call.key.author)

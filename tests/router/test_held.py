@@ -1,14 +1,21 @@
 """What cannot be matched: agents see it, may file it, and its sender is asked again when something new comes."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from click.testing import CliRunner
+from prometheus_client import REGISTRY
 
 from channels.messages import Accepted, Address, Channel, InboundMessage, Kind
 from health.report import EndpointId
+from router.cli.app import throughline
 from router.domain.conversation import Binding, Message, SideName
+from router.gauges import StoreGauges
 from router.holding import Filed, Holding
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
@@ -99,3 +106,42 @@ async def test_what_was_unverified_when_it_came_is_so_when_it_is_filed(runtime: 
     view = await runtime.switchboard.conversation(parcel)
     await Holding(runtime.core).file_from(await held_id(runtime), view.conversation.id, "", "")
     assert [one.unverified for one in await heard(runtime, parcel)] == [True]
+
+
+async def status(runtime: Runtime) -> str:
+    """The line of `throughline status` about it."""
+    result = await asyncio.to_thread(CliRunner().invoke, throughline, ["status"])
+    structlog.reset_defaults()  # it logs to the standard error of its own run, which is gone by now
+    logging.getLogger().handlers.clear()
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.stdout.split())
+    return words.partition("Held: ")[2].partition(" Clockwork")[0]
+
+
+async def test_status_says_how_many_wait_and_how_long(runtime: Runtime) -> None:
+    """One line, that names the runbook's page as soon as something waits."""
+    assert await status(runtime) == "nothing waits for a sender's proof"
+    await two_open(runtime)
+    await hear(runtime, "It is broken.")
+    await hear(runtime, "Do you hear me?")
+    await runtime.store.hold_again(await held_id(runtime), runtime.clock.now() - 12 * 60, 2)
+    assert await status(runtime) == (
+        "2 messages wait for a sender's proof; oldest 12 min. See deploy/runbook/held-messages.md"
+    )
+
+
+async def test_gauges_tell_how_much_waits_and_since_when(runtime: Runtime) -> None:
+    """Both are 0 again once it is filed."""
+    gauges, now = StoreGauges(runtime.store, runtime.board), runtime.clock.now()
+
+    async def shown() -> tuple[float | None, float | None]:
+        await gauges.refresh(now)
+        names = ("throughline_held", "throughline_held_since_timestamp_seconds")
+        return REGISTRY.get_sample_value(names[0]), REGISTRY.get_sample_value(names[1])
+
+    parcel, _ = await two_open(runtime)
+    await hear(runtime, "It is broken.")
+    await runtime.store.hold_again(await held_id(runtime), 1_760_000_000.0, 1)
+    assert await shown() == (1, 1_760_000_000.0)
+    await hear(runtime, f"ref {parcel}")
+    assert await shown() == (0, 0)

@@ -142,3 +142,22 @@ async def test_what_is_filed_by_its_sender_waits_no_more_and_what_comes_later_do
     assert (found, rest["next_cursor"]) == ([f"+1202555018{number}" for number in range(3)], None)
     refused = await face.client.get("/v1/held?cursor=x", headers=face.agent)
     assert refused.status == 422
+
+
+async def test_what_is_nobodys_leaves_the_list_and_is_filed_all_the_same_once_it_is_proven(face: Any) -> None:
+    """The journal says who dismissed it; ops staff may not; what comes next from there is listed again."""
+    first, _ = await open_two(face)
+    await hold(face, "It is broken.")
+    (one,) = (await listed(face, face.agent))["items"]
+    path = f"/v1/held/{one['id']}"
+    assert (await face.client.delete(path, headers=face.ops)).status == 403
+    assert (await face.client.delete(path, headers=face.agent)).status == 200
+    assert (await listed(face, face.agent))["total"] == 0
+    assert (await face.client.delete(path, headers=face.agent)).status == 409
+    entries = await face.runtime.store.journal_last(0, 50)
+    assert [entry["c"] for _, entry in entries if '"dismissed"' in entry["f"] and '"who"' in entry["f"]] == [one["id"]]
+    await hold(face, "Hello?")
+    assert [item["messages"] for item in (await listed(face, face.agent))["items"]] == [1]
+    conversation = await face.hear(f"ref {first}", NUMBER, vendor_id="SMref")
+    said = await face.runtime.switchboard.transcript(conversation)
+    assert [m.content.text for m in said if m.side == "a"] == ["It is broken.", "Hello?", f"ref {first}"]
