@@ -9,7 +9,7 @@ import click
 import redis
 from rich.markup import escape
 
-from router.cli.rim import RUN_FILE, Fault, Session, ago, clock_time, out, ping, with_redis, write_run_file
+from router.cli.rim import RUN_FILE, Fault, Session, ago, clock_time, count_of, out, ping, with_redis, write_run_file
 from router.cli.up import only_one, start_redis
 from router.settings import Settings
 from router.store.freezing import read_frozen, thaw
@@ -150,7 +150,8 @@ async def _say_what_waits(runtime: "Runtime") -> None:
     for one in waiting:
         least = "" if one.all_counted else "at least "
         where = one.endpoint or "not decided where"
-        out.print(f"{escape(where)}: {least}{one.messages} messages in {one.sides} conversation sides; the oldest:")
+        count = f"{count_of(one.messages, 'message')} in {count_of(one.sides, 'conversation side')}"
+        out.print(f"{escape(where)}: {least}{count}; the oldest:")
         for message in one.oldest:
             what = message.message_id or "a notice"
             whom = "customer" if message.to_customer else "agent"

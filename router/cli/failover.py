@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from health.report import EndpointId
-from router.cli.rim import Duration, Fault, Session, ago, clock_time, out
+from router.cli.rim import Duration, Fault, Session, ago, clock_time, count_of, out
 
 if TYPE_CHECKING:
     from router.domain.failover import Preview
@@ -121,9 +121,11 @@ def _known(runtime: "Runtime", names: tuple[str, ...]) -> list[EndpointId]:
 def show_preview(preview: "Preview", currency: str) -> None:
     """Print it, prices in `currency`."""
     total = sum(preview.moved.values())
-    out.print(
-        f"Would move {total} conversation sides, saying {preview.messages} messages for {preview.cost} {currency}:"
-    )
+    if total:
+        said = f"saying {count_of(preview.messages, 'message')} for {preview.cost} {currency}"
+        out.print(f"Would move {count_of(total, 'conversation side')}, {said}:")
+    else:
+        out.print("Nothing would move.")
     for endpoint, count in sorted(preview.moved.items()):
         out.print(f"  {count:>7} to {endpoint}")
     for name, counts in (("wait", preview.parked), ("stay", preview.stayed)):

@@ -200,6 +200,11 @@ def ago(then: float, now: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
+def count_of(number: int, noun: str) -> str:
+    """How many, in words: `1 message`, `0 messages`, `2 conversation sides`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def clock_time(at: float) -> str:
     """A Unix time as people here read it, in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if at else ""

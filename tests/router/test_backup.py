@@ -135,7 +135,7 @@ def test_everything_comes_back_and_nothing_is_sent_until_a_person_says_so(redis_
     told = restored_elsewhere(redis_url)
     assert "3 messages waited then" in told  # Dana's own, to the agent, is one of them
     assert f"{second} of {conversation} to the customer" in told
-    assert "email/sandbox: 2 messages in 1 conversation sides" in told
+    assert "email/sandbox: 2 messages in 1 conversation side;" in told
 
     async def held(runtime: Runtime) -> None:
         message = await runtime.store.message(first)

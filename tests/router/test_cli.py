@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import cast
 
@@ -19,12 +20,15 @@ from channels.contract import Adapter, Capabilities
 from channels.errors import EndpointMisconfigured, EndpointUnavailable, LocalFault
 from channels.messages import Channel
 from channels.registry import CHANNELS, SETTINGS_OF
+from health.report import EndpointId
 from router.cli import doctor as cli_doctor
 from router.cli import key as cli_key
 from router.cli import up as cli_up
 from router.cli.app import throughline
 from router.cli.endpoint import write_table
+from router.cli.failover import show_preview
 from router.cli.rim import Duration, ago, read_run_file, with_redis, write_run_file
+from router.domain.failover import Preview
 from router.runtime import open_runtime
 from router.settings import Settings, SettingsError, load_settings
 from router.store.connecting import without_password
@@ -223,6 +227,22 @@ def test_ages_are_readable() -> None:
     """Seconds, minutes, hours, days."""
     assert [ago(1000 - s, 1000) for s in (3, 600)] == ["3 s", "10 min"]
     assert ago(0, 1000) == ""
+
+
+@pytest.mark.parametrize(
+    ("moved", "messages", "expected"),
+    [
+        ({}, 0, "Nothing would move."),
+        ({"sms/acme": 1}, 1, "Would move 1 conversation side, saying 1 message for 0 USD:"),
+        ({"sms/acme": 1, "sms/other": 1}, 0, "Would move 2 conversation sides, saying 0 messages for 0 USD:"),
+    ],
+)
+def test_a_preview_counts_in_words(
+    capsys: pytest.CaptureFixture[str], moved: dict[EndpointId, int], messages: int, expected: str
+) -> None:
+    """One side, two sides, and nothing where nothing would move."""
+    show_preview(Preview(moved, {}, {}, messages, Decimal(0), 0.0), "USD")
+    assert capsys.readouterr().out.splitlines()[0] == expected
 
 
 def test_passwords_are_not_shown() -> None:

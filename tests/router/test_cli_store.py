@@ -102,7 +102,7 @@ def test_status_says_that_we_doubt_ourselves(redis_url: str) -> None:
 
 def test_a_failover_is_previewed_started_listed_and_stopped() -> None:
     """With Redis alone: no other process runs in this test."""
-    assert "Would move 0" in words("failover", "preview", "sms/sandbox")
+    assert "Nothing would move." in words("failover", "preview", "sms/sandbox")
     started = words("failover", "start", "sms/sandbox", "--to", "sms/backup", "--why", "a test", "--for", "5m", "--yes")
     identity = started.split()[1].rstrip(",")
     assert "away from sms/sandbox to sms/backup" in words("failover", "list")
@@ -116,7 +116,7 @@ def test_a_failover_is_asked_about_before_it_starts() -> None:
     """No is no."""
     result = CliRunner().invoke(throughline, ["failover", "start", "sms/sandbox", "--why", "a test"], input="n\n")
     assert result.exit_code == 1
-    assert "Would move 0" in result.output
+    assert "Nothing would move." in result.output
     assert "No forced failover" in words("failover", "list")
 
 

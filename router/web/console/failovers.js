@@ -68,7 +68,7 @@ function Start() {
   }
   return html`<form class="panel force" onSubmit=${(event) => (event.preventDefault(), scope.length && !busy && post(true))}>
     <h2>Force a failover</h2>
-    <p class="hint">It overrides health both ways and ends by itself. Nobody is moved home without soak.</p>
+    <p class="hint">It overrides health both ways and ends by itself. Even then nobody goes back to an endpoint before it has worked for a while without a fault.</p>
     <fieldset>
       <legend>Away from</legend>
       <div class="ticks">

@@ -125,6 +125,13 @@ async def test_every_pattern_of_a_body_has_its_words(face: Any) -> None:
     assert not patterns - set(IN_WORDS)
 
 
+def test_the_console_does_not_say_what_only_we_call_so() -> None:
+    """Soak is how the code names the wait before a way home; whoever forces a failover is told what it means."""
+    said = "".join(file.read_text() for file in FOLDER.glob("*.js") if file.name != "vendor.js")
+    assert "soak" not in said.lower()
+    assert "before it has worked for a while without a fault" in said
+
+
 def test_the_vendored_file_is_the_one_that_is_described() -> None:
     """Its checksum stands in VENDOR.md."""
     checksum = hashlib.sha256((FOLDER / "vendor.js").read_bytes()).hexdigest()
