@@ -8,6 +8,9 @@ from pydantic import Field
 from router.held_desk import HELD_PAGE_MAX, HeldView
 from router.web.models_people import Address, Line, Model, Name, instant
 
+TEXT_SHOWN_MAX = 2_000
+"""Characters of what was said last: enough to tell where it belongs."""
+
 
 class Held(Model):
     """What was written from one address and matches no conversation. The role `ops` sees neither words nor address."""
@@ -36,7 +39,7 @@ class Held(Model):
             why=view.why,
             candidates=view.candidates,
             messages=view.count,
-            last_text="" if private else view.last_text[:200],
+            last_text="" if private else view.last_text[:TEXT_SHOWN_MAX],
         )
 
 

@@ -5,6 +5,7 @@ import { Channel, Empty, Since } from "./parts.js";
 import {
   agentNames, conversations, conversationsMore, endpointsById, loadConversations, me, openOnly, route, session,
 } from "./state.js";
+import { WaitingForProof } from "./held.js";
 import { Conversation } from "./conversation.js";
 import { channelOf } from "./words.js";
 
@@ -49,6 +50,7 @@ export function Conversations() {
         <h1>Conversations</h1>
         <label class="check"><input type="checkbox" checked=${!openOnly.value} onChange=${choose} /> closed too</label>
       </div>
+      <${WaitingForProof} />
       ${items === null
         ? html`<p class="hint pad" role="status">Loading…</p>`
         : items.length

@@ -10,6 +10,8 @@ export const endpoints = signal([]);
 export const movesFrozen = signal(null); // since when and why nothing is moved, as it seems to be us
 export const conversations = signal(null);
 export const conversationsMore = signal(false);
+export const held = signal([]); // what matches no conversation, who waits longest first
+export const heldTotal = signal(0);
 export const openOnly = signal(true);
 export const agents = signal([]);
 export const incidents = signal([]);
@@ -32,6 +34,7 @@ export const mayForce = computed(() => ["ops", "admin"].includes(session.value?.
 export const mayTalk = computed(() => ["agent", "admin"].includes(session.value?.role));
 
 const PAGE = 100;
+const HELD_PAGE = 20;
 const listeners = new Set(); // screens that want each journal entry
 let stream = null;
 const pending = new Map();
@@ -63,6 +66,12 @@ export const loadConversations = () =>
     conversations.value = page.items;
     conversationsMore.value = Boolean(page.next_cursor);
   });
+export const loadHeld = () =>
+  load(async () => {
+    const page = await ask("GET", `/v1/held?limit=${HELD_PAGE}`);
+    held.value = page.items;
+    heldTotal.value = page.total;
+  });
 export const loadEndpoints = () =>
   load(async () => {
     const found = await ask("GET", "/v1/endpoints");
@@ -82,7 +91,7 @@ export async function loadAll() {
     organisation.value = me.value.organisation;
     agents.value = (await ask("GET", "/v1/agents")).items;
   });
-  await Promise.all([loadConversations(), loadEndpoints(), loadIncidents(), loadFailovers()]);
+  await Promise.all([loadConversations(), loadHeld(), loadEndpoints(), loadIncidents(), loadFailovers()]);
 }
 
 // Many events at once make one question: the first asks soon, the rest are answered by it.
@@ -104,6 +113,7 @@ export function listen(call) {
 
 function take(entry) {
   if (/^(conversation|message|side|attempt)\./.test(entry.kind)) soon("conversations", loadConversations, 300);
+  if (/^(conversation|message)\./.test(entry.kind)) soon("held", loadHeld, 300);
   if (/^(endpoint|attempt|side|moves)\./.test(entry.kind)) soon("endpoints", loadEndpoints, 500);
   if (/^(incident|endpoint)\./.test(entry.kind)) soon("incidents", loadIncidents, 500);
   if (/^failover\./.test(entry.kind)) {
@@ -139,6 +149,9 @@ export function disconnect() {
 setInterval(() => {
   if (session.value && document.visibilityState === "visible") {
     loadEndpoints();
-    if (live.value !== "live") loadConversations();
+    if (live.value !== "live") {
+      loadConversations();
+      loadHeld();
+    }
   }
 }, 15000);

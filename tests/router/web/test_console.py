@@ -141,6 +141,32 @@ async def test_a_new_message_shows_up_by_itself(face: Any, base: str, page: Any)
     await page.get_by_role("link", name="Ada Fischer").wait_for()
 
 
+async def test_an_agent_files_what_waits_for_proof(face: Any, base: str, page: Any) -> None:
+    """What matches nothing shows up by itself, as text; once it is filed it stands where it belongs, and nowhere else."""
+    ada = [Binding(Address(Channel.SMS, "+12025550177"), verified=True)]
+    customer = await face.runtime.switchboard.create_customer(name="Ada Fischer", locale="en", bindings=ada)
+    more = {"text": "Hello", "author": "a", "author_name": "Bo"}
+    for subject in ("Parcel", "Invoice"):
+        sent = await face.runtime.switchboard.open_conversation(
+            customer.id, subject=subject, idempotency_key=subject, **more
+        )
+    reference = (await face.runtime.switchboard.conversation(sent.conversation_id)).conversation.reference
+    await page.goto(f"{base}/console/login#{face.plain['agent']}")
+    await page.get_by_text("Live", exact=True).wait_for()
+    assert await face.hear("It is <b>broken</b>.") == ""
+    await page.get_by_text("Waiting for proof").click()
+    held = page.locator(".held")
+    await held.get_by_text("It is <b>broken</b>.").wait_for()
+    await held.get_by_text("+12025550177").wait_for()
+    await held.get_by_role("button", name="File in…").click()
+    await held.get_by_label("Reference").fill(f"{reference.lower()} ")
+    await held.get_by_role("button", name="File", exact=True).click()
+    await page.get_by_role("log").get_by_text("It is <b>broken</b>.").wait_for()
+    await held.wait_for(state="detached")
+    heard = [one for one in await face.runtime.switchboard.transcript(sent.conversation_id) if one.side == "a"]
+    assert [one.content.text for one in heard] == ["It is <b>broken</b>."]
+
+
 async def test_ops_preview_start_and_stop_a_failover(face: Any, base: str, page: Any) -> None:
     """Nothing starts before it was looked at and given a reason; what runs is listed and can be stopped."""
     await page.goto(f"{base}/console/login#{face.plain['ops']}")
