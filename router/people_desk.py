@@ -15,6 +15,7 @@ from router.domain.ids import new_id, shard_for, shard_of
 from router.domain.unverified import in_countries
 from router.store.keys import place as place_text
 from router.store.people import TooManyBindings
+from router.store.redis import StoreUnavailable
 
 NAME_MAX = 200
 
@@ -159,6 +160,23 @@ class PeopleDesk:
     async def agents(self) -> list[Agent]:
         """Every agent, by name."""
         return await self.core.people.agents()
+
+    async def signature(self, agent_id: str) -> str:
+        """The name that customers read under an agent's words; empty for no agent, and while Redis is away.
+
+        A key's own name is for our lists: it may say whose machine it is, or what it may do.
+        """
+        spool = self.core.spool
+        if not agent_id or (spool is not None and spool.away):
+            return ""
+        if spool is None:
+            agent = await self.core.people.agent(agent_id)
+        else:
+            try:
+                agent = await spool.within(self.core.people.agent(agent_id))
+            except StoreUnavailable:
+                return ""  # what they say is taken all the same, and goes out unsigned
+        return agent.name if agent is not None else ""
 
     async def _refuse_agents(self, binding: Binding) -> None:
         """What is said at an agent's address is our own: no customer may have it, or it would be filed as theirs."""

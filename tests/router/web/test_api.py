@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from health.records import Freeze
+from router.api_keys import Role
 
 
 def _key() -> dict[str, str]:
@@ -43,13 +44,33 @@ async def test_an_agent_reads_who_waits_and_answers(face: Any) -> None:
         ("agent", "Where is my card?"),
         ("customer", "On its way."),
     ]
-    assert said["items"][1]["author_name"] == "agent one"
     one = await (await face.client.get(f"/v1/messages/{answer['message_id']}", headers=face.agent)).json()
     assert one["sequence"] == answer["sequence"]
     later = await face.client.get(f"{path}/messages?after={said['items'][0]['sequence']}", headers=face.agent)
     assert [one["id"] for one in (await later.json())["items"]] == [answer["message_id"]]
     view = await (await face.client.get(path, headers=face.agent)).json()
     assert view["waiting_since"] is None
+
+
+async def test_customers_read_an_agents_name_and_never_a_keys(face: Any) -> None:
+    """A key's name is for our own lists: what it says is signed only with the name of the agent it belongs to."""
+    path = f"/v1/conversations/{await face.hear('Hello')}/messages"
+    ada = await face.runtime.switchboard.create_agent(name="Ada", team="", bindings=())
+    _, plain = await face.runtime.keys.create(Role.AGENT, "laptop of the first floor", ada.id)
+    _, of_nobody = await face.runtime.keys.create(Role.AGENT, "left over", "a0-0000000000")
+    for words, bearer in (
+        ("from a key", face.agent),
+        ("from Ada", {"Authorization": f"Bearer {plain}"}),
+        ("from nobody", {"Authorization": f"Bearer {of_nobody}"}),
+    ):
+        sent = await face.client.post(path, json={"text": words}, headers=bearer | _key())
+        assert sent.status == 201, await sent.text()
+    said = (await (await face.client.get(path, headers=face.agent)).json())["items"]
+    assert [(one["text"], one["author_name"]) for one in said[1:]] == [
+        ("from a key", ""),
+        ("from Ada", "Ada"),
+        ("from nobody", ""),
+    ]
 
 
 async def test_the_same_idempotency_key_says_it_once(face: Any) -> None:
