@@ -32,6 +32,9 @@ BEAT_FRESH_S = 10.0
 READERS = frozenset({"web", "dispatch"})
 """The roles that what comes back may come in by: while one is away, a lost canary says nothing of the provider."""
 
+NO_ATTEMPT = 0
+"""The attempt's number in a canary's token; those of messages are counted from 1."""
+
 log = structlog.get_logger()
 
 
@@ -161,8 +164,8 @@ class CanaryPost:
         return OutboundMessage(
             message_id=identity,
             conversation_id=identity,
-            # Of the usual form, and of no message that we keep: its receipts are matched to nothing.
-            token=f"t{identity[1:]}.1",
+            # Of the usual form, and of no attempt: its receipts are matched to nothing, and not worth a word.
+            token=f"t{identity[1:]}.{NO_ATTEMPT}",
             kind=Kind.PROMPT,
             to=canary.address,
             content=Content(words, subject=words),

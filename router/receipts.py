@@ -4,6 +4,7 @@ import structlog
 
 from channels.messages import Accepted, Channel, ReceiptEvent, ReceiptState
 from health.report import Direction, Evidence, Verdict, Witness
+from router.canary import NO_ATTEMPT
 from router.core import Core
 from router.evidence_desk import EvidenceDesk
 from router.store.control import EarlyReceipt
@@ -29,9 +30,12 @@ async def take_receipt(core: Core, desk: EvidenceDesk, event: ReceiptEvent) -> A
         early = EarlyReceipt(event.state.value, event.reason[:200], permanent=event.permanent, final=event.final)
         token = await core.control.token_of(event.endpoint, event.vendor_id, early)
     try:
-        read_token(token)
+        _, attempt = read_token(token)
     except ValueError:
         log.info("receipt.unmatched", endpoint=event.endpoint, state=event.state)
+        return Accepted()
+    if attempt == NO_ATTEMPT:  # every few seconds, and whether a canary came back says more
+        log.debug("receipt.of_canary", endpoint=event.endpoint, state=event.state)
         return Accepted()
     verdict, conversation_id, state = await core.store.receipt(
         token,

@@ -8,16 +8,27 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from channels.contract import Adapter, Capabilities
 from channels.errors import EndpointUnavailable, LocalFault, OutcomeUnknown
-from channels.messages import Accepted, Address, Channel, InboundMessage, OutboundMessage, Receipt
+from channels.messages import (
+    Accepted,
+    Address,
+    Channel,
+    InboundMessage,
+    OutboundMessage,
+    Receipt,
+    ReceiptEvent,
+    ReceiptState,
+)
 from channels.sms.smpp_settings import SmppSettings
 from health.report import EndpointId
 from router.audit.auditor import audit
 from router.canary import Canaries, CanaryPost
 from router.cli.doctor import check_canaries
 from router.domain.canary import Canary, new_canary_token, read_canary, write_canary
+from router.receipts import take_receipt
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings, load_settings
 
@@ -195,3 +206,14 @@ def test_a_canary_that_could_never_come_back_is_refused_at_start(wrong: dict[str
     table = {"id": "sms/acme", "provider": "smpp", "host": "127.0.0.1", "system_id": "us", "password": "p" * 8}
     with pytest.raises(ValueError, match=words):
         SmppSettings.model_validate(table | {"sender": "+12025550100"} | wrong)
+
+
+async def test_what_is_said_later_of_a_canary_is_not_worth_a_line(runtime: Runtime) -> None:
+    """One goes out every few seconds: its receipts stay out of the log that people read."""
+    provider = Provider(runtime)
+    async with dispatching(runtime, provider):
+        await Canaries(runtime.core).send(SMS)
+    event = ReceiptEvent(SMS, ReceiptState.DELIVERED, runtime.clock.now(), provider.taken[0].token)
+    with capture_logs() as said:
+        await take_receipt(runtime.core, runtime.desk, event)
+    assert [(one["event"], one["log_level"]) for one in said] == [("receipt.of_canary", "debug")]
