@@ -10,8 +10,9 @@ from health.report import EndpointId
 from router.core import Conflict, Invalid, NotFound
 from router.domain.conversation import SideName
 from router.domain.ids import shard_of
-from router.holding import Holding
+from router.holding import Filed, Holding
 from router.reading import Page, Reading, known
+from router.store.reading import QUEUE_MAX
 
 HELD_PAGE_MAX = 100
 HELD_REACH_MAX = 10_000
@@ -20,6 +21,7 @@ LOOKED_BACK = 50
 """Of a place's messages, our prompts among them, these are looked through for the last one that is the sender's."""
 FILING_MAX_S = 30
 """How long one agent's filing keeps another's out, should it break off."""
+WAITS_NO_MORE = "Nothing waits here any more: it was filed, dismissed, or its sender said where it belongs."
 
 log = structlog.get_logger()
 
@@ -88,11 +90,17 @@ class HeldDesk(Reading):
             raise Conflict("conversation_closed", words)
         customer = await self.core.customer_of(conversation.customer_id)
         is_theirs = any(one.address == address for one in customer.bindings)
-        count = await self._file(held_id, identity, customer.id, customer.name, unverified=not is_theirs)
-        facts = {"what": "filed", "who": who, "held": held_id, "count": count}
-        await self.core.store.note(shard_of(identity), "conversation.changed", facts, conversation_id=identity)
-        log.info("held.filed", conversation=identity, count=count)
-        return FiledHeld(identity, count)
+        filed = await self._file(held_id, identity, customer.id, customer.name, unverified=not is_theirs)
+        if filed.count:
+            facts = {"what": "filed", "who": who, "held": held_id, "count": filed.count}
+            await self.core.store.note(shard_of(identity), "conversation.changed", facts, conversation_id=identity)
+            log.info("held.filed", conversation=identity, count=filed.count)
+        if filed.left:
+            words = f"The conversation took {filed.count} of these messages; {filed.left} are still held."
+            raise Conflict("queue_full", f"{words} {QUEUE_MAX} wait there: answer some, then file the rest.")
+        if not filed.count:
+            raise Conflict("already_filed", WAITS_NO_MORE)
+        return FiledHeld(identity, filed.count)
 
     async def dismiss_held(self, held_id: str, *, who: str) -> HeldView:
         """Take it from the list, as nobody's: it is filed all the same if its sender proves where it belongs.
@@ -113,26 +121,18 @@ class HeldDesk(Reading):
         if view is None:
             raise NotFound("unknown_held", "Nothing is held under this id.")
         if not since:
-            raise Conflict(
-                "already_filed", "Nothing waits here any more: it was filed, dismissed, or its sender did it."
-            )
+            raise Conflict("already_filed", WAITS_NO_MORE)
         return view
 
-    async def _file(self, held_id: str, identity: str, author: str, name: str, *, unverified: bool) -> int:
+    async def _file(self, held_id: str, identity: str, author: str, name: str, *, unverified: bool) -> Filed:
         # Two conversations may stand in two shards, where no script sees both.
         claim = f"tl:filing:{{{held_id}}}"
         if not await self.core.store.redis.call("SET", claim, "1", "NX", "EX", FILING_MAX_S):
             raise Conflict("being_filed", "Somebody files this at this moment. Look again.")
         try:
-            filed = await Holding(self.core).file_from(held_id, identity, author, name, unverified=unverified)
+            return await Holding(self.core).file_from(held_id, identity, author, name, unverified=unverified)
         finally:
             await self.core.store.redis.call("DEL", claim)
-        if filed.left:
-            words = f"The conversation took {filed.count} of these messages; {filed.left} are still held."
-            raise Conflict("queue_full", f"{words} 1000 wait there: answer some, then file the rest.")
-        if not filed.count:
-            raise Conflict("already_filed", "Nothing waits here any more: it was filed, or its sender said where to.")
-        return filed.count
 
     async def _held_view(self, identity: str, since: float) -> HeldView | None:
         store = self.core.store

@@ -142,7 +142,7 @@ async def test_a_new_message_shows_up_by_itself(face: Any, base: str, page: Any)
 
 
 async def test_an_agent_files_what_waits_for_proof(face: Any, base: str, page: Any) -> None:
-    """What matches nothing shows up by itself, as text; once it is filed it stands where it belongs, and nowhere else."""
+    """What matches nothing shows up by itself, as text; once filed it stands where it belongs, and nowhere else."""
     ada = [Binding(Address(Channel.SMS, "+12025550177"), verified=True)]
     customer = await face.runtime.switchboard.create_customer(name="Ada Fischer", locale="en", bindings=ada)
     more = {"text": "Hello", "author": "a", "author_name": "Bo"}

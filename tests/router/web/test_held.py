@@ -1,5 +1,6 @@
 """`/v1/held`: agents see what matches no conversation, and say where it belongs; ops staff see that it waits."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -161,3 +162,35 @@ async def test_what_is_nobodys_leaves_the_list_and_is_filed_all_the_same_once_it
     conversation = await face.hear(f"ref {first}", NUMBER, vendor_id="SMref")
     said = await face.runtime.switchboard.transcript(conversation)
     assert [m.content.text for m in said if m.side == "a"] == ["It is broken.", "Hello?", f"ref {first}"]
+
+
+async def test_two_agents_who_file_it_at_once_in_two_conversations_file_it_once(face: Any) -> None:
+    """One of them is told that another was faster; every message stands in one conversation, all in the same."""
+    references = await open_two(face)
+    texts = [f"It is broken, {number}." for number in range(5)]
+    await hold(face, *texts)
+    (one,) = (await listed(face, face.agent))["items"]
+    answers = await asyncio.gather(*(file(face, one["id"], reference, face.agent) for reference in references))
+    assert sorted(status for status, _ in answers) == [200, 409]
+    said = []
+    for reference in references:
+        view = await face.runtime.switchboard.conversation(reference)
+        found = await face.runtime.switchboard.transcript(view.conversation.id)
+        said.append([message.content.text for message in found if message.side == "a"])
+    assert sorted(said) == [[], texts]
+
+
+async def test_what_a_full_conversation_does_not_take_is_still_listed(
+    face: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is told how many, the journal too, and the rest is filed once there is room."""
+    first, second = await open_two(face)
+    await hold(face, "One.", "Two.")
+    (one,) = (await listed(face, face.agent))["items"]
+    monkeypatch.setattr("router.store.store.QUEUE_MAX", 1)
+    status, problem = await file(face, one["id"], first, face.agent)
+    assert (status, problem["reason"]) == (409, "queue_full")
+    assert "took 1 of these messages; 1 are still held" in problem["detail"]
+    (rest,) = (await listed(face, face.agent))["items"]
+    assert (rest["id"], rest["messages"], rest["last_text"]) == (one["id"], 1, "Two.")
+    assert (await file(face, one["id"], second, face.agent))[0] == 200
