@@ -32,8 +32,8 @@ from health.report import Direction, Report, Status
 CONNECT_S = 10.0
 ANSWER_S = 30.0
 """For one answer of the server; a mail of 35 MB must come through within it, a piece at a time."""
-LATE_S = 120.0
-"""Mail that waited longer than this while we could not read it is marked late."""
+AWAY_MARGIN_S = 5.0
+"""How much earlier than we last looked the server's clock may date what came after."""
 CURSOR_TTL_S = 30 * 86_400.0
 SEEN_TTL_S = 30 * 86_400.0
 BATCH_MAX = 100
@@ -220,7 +220,8 @@ class ImapListener:
             return  # deleted meanwhile
         envelope = Envelope(
             received_at=max(arrived_at, 0.0),
-            late=gap_from - 5.0 <= arrived_at < session.connected_at - LATE_S,
+            taken_at=session.connected_at,
+            away_from=gap_from - AWAY_MARGIN_S,
             truncated=isinstance(size, int) and size > size_max,
         )
         try:

@@ -16,6 +16,8 @@ from channels.wire.mail_status import HEADER_MAX, fails_dmarc, header, headers, 
 from channels.wire.mail_text import HTML_MAX, clean_html, normalise_text, strip_quoted, text_of_html
 from health.report import EndpointId
 
+LATE_S = 120.0
+"""Mail that waited for us longer than this at our mail server is marked late."""
 REFERENCES_MAX = 20
 PARTS_MAX = 200
 VENDOR_ID_MAX = 200
@@ -47,9 +49,13 @@ class Envelope:
     """What the delivery said besides the mail itself."""
 
     received_at: float
+    """Since when the mailbox had it; where it is handed to us at once, now."""
     recipients: tuple[str, ...] = ()
     null_sender: bool = False
-    late: bool = False
+    taken_at: float | None = None
+    """When we could first take it out of the mailbox. None: it was handed to us at `received_at`."""
+    away_from: float = 0.0
+    """Since when we could not read the mailbox: what it had before is old, not late."""
     truncated: bool = False
     """Only the beginning was fetched: its files are incomplete and not kept."""
 
@@ -149,7 +155,7 @@ def _read_message(mail: EmailMessage, raw: bytes, envelope: Envelope, reading: R
         references_text=f"{subject}\n{text[:20_000]}",
         automatic=is_automatic(mail, null_sender=envelope.null_sender) or sender == reading.mailbox,
         unverified=len(senders) > 1 or fails_dmarc(mail, reading.authserv_id),
-        late=envelope.late,
+        late=_is_late(mail, envelope),
         original=raw[: reading.original_max_bytes],
     )
 
@@ -241,12 +247,28 @@ def _file_name(part: Message) -> str:
     return "mail.eml" if part.get_content_type() == "message/rfc822" else "file"
 
 
+def _is_late(mail: Message, envelope: Envelope) -> bool:
+    """Whether our mail server had it for long before we took it, however it comes to us.
+
+    A mailbox says since when it has a mail. A server that hands it to us wrote that into the uppermost Received header
+    (RFC 5321, section 4.4); where there is none, the sender's Date is all there is.
+    """
+    if envelope.taken_at is not None:
+        return envelope.away_from <= envelope.received_at < envelope.taken_at - LATE_S
+    stamps = [one.rpartition(";")[2] for one in headers(mail, "Received")[:1]] or [header(mail, "Date")]
+    return _parse_date(stamps[0], envelope.received_at) < envelope.received_at - LATE_S
+
+
 def _read_date(mail: Message, received_at: float) -> float:
     """When it was sent; the sender's clock is not believed when it runs ahead."""
+    return min(_parse_date(header(mail, "Date"), received_at), received_at)
+
+
+def _parse_date(text: str, otherwise: float) -> float:
     try:
-        return min(parsedate_to_datetime(header(mail, "Date")).timestamp(), received_at)
+        return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
-        return received_at
+        return otherwise
 
 
 def _read_locale(mail: Message) -> str:

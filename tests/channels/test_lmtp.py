@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 
 import aiohttp
 import pytest
@@ -256,3 +257,29 @@ async def test_a_port_in_use_is_reported_and_tried_again(post: Post) -> None:
     assert all(report.direction is Direction.IN for report in post.reports)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("received_ago_s", "date_ago_s", "late"),
+    [
+        (6 * 3600, 6 * 3600, True),  # our mail server kept it while we were away
+        (1, 6 * 3600, False),  # it was long under way, and we took it at once
+        (None, 6 * 3600, True),  # nobody says since when our server has it
+        (None, None, False),
+    ],
+)
+async def test_mail_that_waited_for_us_is_late_as_in_a_mailbox(
+    post: Post, received_ago_s: float | None, date_ago_s: float | None, late: bool
+) -> None:
+    """Over two minutes at our own mail server, by its uppermost Received header, else by the mail's Date."""
+    head = b""
+    for name, ago_s in ((b"Received: from mx by mail.example.org; ", received_ago_s), (b"Date: ", date_ago_s)):
+        if ago_s is not None:
+            head += name + formatdate(time.time() - ago_s).encode() + b"\r\n"
+    post.hold.set()
+    client = await post.call()
+    (answer,) = await client.deliver(head + MAIL, "support@example.org")
+    assert answer.startswith("250")
+    (event,) = post.events
+    assert isinstance(event, InboundMessage)
+    assert event.late is late
