@@ -100,7 +100,9 @@ class Reception:
                 return await self._open(event, sender, match, content, key, continued)
             case Held():
                 message = new_message(self.core, event, sender.place.shard, "", event.sender_name, content)
-                answer = await self.holding.keep(sender.place, message, key, said_hash(content), match)
+                # Nobody is asked about an auto-reply, so it waits for nothing; with an answer it is filed.
+                waits = None if event.automatic else match
+                answer = await self.holding.keep(sender.place, message, key, said_hash(content), waits)
                 if answer.verdict == "new":
                     await self._note_held(match, answer.message_id, event)
                     if await self._may_ask(event, sender):

@@ -145,3 +145,14 @@ async def test_gauges_tell_how_much_waits_and_since_when(runtime: Runtime) -> No
     assert await shown() == (1, 1_760_000_000.0)
     await hear(runtime, f"ref {parcel}")
     assert await shown() == (0, 0)
+
+
+async def test_what_nobody_can_prove_is_not_listed(runtime: Runtime) -> None:
+    """An auto-reply is kept, and nobody is asked about it; nor has a STOP a place to belong."""
+    await two_open(runtime)
+    await hear(runtime, "I am at the sea.", automatic=True)
+    await hear(runtime, "STOP", Address(Channel.SMS, "+12025550188"))
+    assert len(await runtime.store.hidden_before(0, runtime.clock.now() + 1)) == 2
+    assert (await runtime.switchboard.held()).items == []
+    await hear(runtime, "It is broken.")
+    assert [(one.count, one.last_text) for one in (await runtime.switchboard.held()).items] == [(1, "It is broken.")]
