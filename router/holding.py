@@ -14,9 +14,9 @@ from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
 from router.domain.conversation import Binding, Message, MessageClass, SideName
 from router.domain.ids import new_id, shard_of
 from router.domain.matching import Held, Why
+from router.store.asked import AcceptAnswer, NewConversation, NewLeg, NewMessage
 from router.store.codec import read_place
 from router.store.people import TooManyBindings
-from router.store.store import AcceptAnswer, NewConversation, NewLeg, NewMessage
 from router.strangers import Strangers
 
 PROMPT_EVERY_S = 600

@@ -7,7 +7,7 @@ from channels.text import one_line
 from router.core import Core
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
-from router.store.store import NewMessage
+from router.store.asked import NewMessage
 
 SUBJECT_MAX = 80
 HTML_MAX = 200_000

@@ -16,9 +16,9 @@ from router.domain.routing import EndpointView
 from router.operations import affected_sides, limits_of
 from router.pace import Pace
 from router.planner import notice_for, people_of, place_for
+from router.store.asked import Park, Rebind
 from router.store.codec import SideFacts
 from router.store.freezing import read_frozen
-from router.store.store import Park, Rebind
 
 STEPS_PER_S = 4
 PAGE_LEAST = 50

@@ -14,7 +14,7 @@ from router.edge import load_content
 from router.inbound import subject_of
 from router.planner import place_for
 from router.senders import Sender
-from router.store.store import NewConversation, NewLeg, NewMessage
+from router.store.asked import NewConversation, NewLeg, NewMessage
 
 PRIORITY = 5
 SUBJECT_MAX = 200

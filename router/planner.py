@@ -12,10 +12,11 @@ from router.domain.ids import new_id, shard_of
 from router.domain.journal import Decision, DecisionKind, judged, write_decision
 from router.domain.reasons import Reason
 from router.domain.routing import Choice, EndpointView, Route, RouteRequest, Wish, choose_route
+from router.store.asked import Fail, Park, Rebind
 from router.store.codec import Notice, SideFacts, read_place
 from router.store.keys import place
 from router.store.redis import StoreUnavailable
-from router.store.store import BATCH_MAX, Fail, Park, Rebind
+from router.store.store import BATCH_MAX
 
 POLL_S = 0.5
 UNREACHABLE_S = 7 * 24 * 3600.0

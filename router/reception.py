@@ -25,8 +25,9 @@ from router.openings import customer_for, opened_by
 from router.receipts import take_receipt
 from router.rendering import gather_matter
 from router.senders import Sender, accepted_before, find_sender
+from router.store.asked import AcceptAnswer, NewConversation, NewMessage
 from router.store.people import TooManyBindings
-from router.store.store import AcceptAnswer, NewConversation, NewMessage, read_token
+from router.store.store import read_token
 from router.telemetry import ACCEPTED
 
 log = structlog.get_logger()

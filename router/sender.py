@@ -17,9 +17,10 @@ from router.evidence import Judgement, judge
 from router.evidence_desk import EvidenceDesk
 from router.rendering import render
 from router.settling import Settling
+from router.store.asked import LeaseTerms, Settlement
 from router.store.codec import Leased
 from router.store.redis import StoreUnavailable
-from router.store.store import BATCH_MAX, LeaseTerms, Settlement
+from router.store.store import BATCH_MAX
 from router.telemetry import ATTEMPT_SECONDS, ATTEMPTS
 
 SLACK_S = 2.0

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
+from router.store.asked import Settlement
 from router.store.redis import StoreUnavailable
-from router.store.store import BATCH_MAX, Settlement, Store
+from router.store.store import BATCH_MAX, Store
 
 Waiting = tuple[Settlement, asyncio.Future[str]]
 

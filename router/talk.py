@@ -17,10 +17,10 @@ from router.edge import DRAFT, OPENING, Draft, take_unplaced
 from router.openings import PRIORITY, Opening, first_leg, first_message, note_first_leg, opened_with
 from router.planner import place_for
 from router.reading import ConversationView, Reading, known
+from router.store.asked import NewMessage, Rebind
 from router.store.codec import Notice
 from router.store.keys import place as place_text
 from router.store.redis import StoreUnavailable
-from router.store.store import NewMessage, Rebind
 
 FIELDS_MAX = 50
 FIELD_VALUE_MAX = 500

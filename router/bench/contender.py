@@ -25,8 +25,9 @@ from router.domain.ids import new_id
 from router.operations import affected_sides, limits_of
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings
+from router.store.asked import Rebind
 from router.store.codec import Notice
-from router.store.store import BATCH_MAX, REBIND_MAX, Rebind
+from router.store.store import BATCH_MAX, REBIND_MAX
 from router.switchboard import Switchboard
 from router.telemetry import configure_logging
 from router.web.app import build_app

@@ -11,7 +11,8 @@ from health.report import EndpointId
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
-from router.store.store import NewConversation, NewLeg, NewMessage, Store
+from router.store.asked import NewConversation, NewLeg, NewMessage
+from router.store.store import Store
 
 HERE = EndpointId("sms/here")
 THERE = EndpointId("sms/there")

@@ -29,7 +29,7 @@ def backup(session: Session, file: Path) -> None:
     It holds names, addresses and what was said, and is readable by you alone. It does not hold settings, nor the
     secret: keep those apart, or reply addresses and chat sessions out there are invalid after a restore elsewhere.
     """
-    from router.backup import BackupFault, make_backup  # noqa: PLC0415 - only these commands need it
+    from router.backup import BackupFault, make_backup
 
     settings = session.connected()
     try:
@@ -51,8 +51,8 @@ def backup(session: Session, file: Path) -> None:
 @click.pass_obj
 def restore(session: Session, file: Path, check: bool) -> None:
     """Put the backup in FILE into an empty store. It starts frozen: nothing is sent until `throughline resume`."""
-    from router.backup import BackupFault, read_backup, restore_backup  # noqa: PLC0415
-    from router.private_redis import NoRedisFound  # noqa: PLC0415
+    from router.backup import BackupFault, read_backup, restore_backup
+    from router.private_redis import NoRedisFound
 
     try:
         found = read_backup(file)
@@ -129,7 +129,7 @@ def _to_fill(session: Session) -> Iterator[Settings]:
 
 
 async def _complete(runtime: "Runtime") -> None:
-    from router.restoring import complete  # noqa: PLC0415
+    from router.restoring import complete
 
     done = await complete(runtime.core)
     out.print(
@@ -141,7 +141,7 @@ async def _complete(runtime: "Runtime") -> None:
 
 
 async def _say_what_waits(runtime: "Runtime") -> None:
-    from router.restoring import what_waits  # noqa: PLC0415
+    from router.restoring import what_waits
 
     now = runtime.clock.now()
     waiting = await what_waits(runtime.core)

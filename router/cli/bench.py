@@ -36,10 +36,10 @@ def bench(*, detectors: bool, quick: bool, parts: tuple[str, ...], page: Path | 
 
 def _measure(tell: Callable[[str], None], *, quick: bool, parts: tuple[str, ...]) -> str:
     # Loaded here and below: no other command needs them.
-    from router.bench.child import ChildFailed, new_loop  # noqa: PLC0415
-    from router.bench.rows import FULL, QUICK  # noqa: PLC0415
-    from router.bench.speed import measure, print_table, write_markdown  # noqa: PLC0415
-    from router.bench.stage import NotVerified  # noqa: PLC0415
+    from router.bench.child import ChildFailed, new_loop
+    from router.bench.rows import FULL, QUICK
+    from router.bench.speed import measure, print_table, write_markdown
+    from router.bench.stage import NotVerified
 
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -51,8 +51,8 @@ def _measure(tell: Callable[[str], None], *, quick: bool, parts: tuple[str, ...]
 
 
 def _detect(tell: Callable[[str], None], *, quick: bool, page: Path | None) -> str:
-    from router.bench.detection import FULL, QUICK, detect, write_tables  # noqa: PLC0415
-    from router.bench.plot import draw  # noqa: PLC0415
+    from router.bench.detection import FULL, QUICK, detect, write_tables
+    from router.bench.plot import draw
 
     found = detect(QUICK if quick else FULL, tell)
     if page is not None:

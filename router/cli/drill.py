@@ -60,10 +60,10 @@ def drill(
     order, the outage was never noticed, or nothing could move.
     """
     # Only this command needs the drill: others start without loading it.
-    from router.demo.screen import Screen  # noqa: PLC0415
-    from router.drill.crowd import check_drilled, find_drillable  # noqa: PLC0415
-    from router.drill.plot import Order, announce, run_drill  # noqa: PLC0415
-    from router.drill.rehearsal import RehearsalFault  # noqa: PLC0415
+    from router.demo.screen import Screen
+    from router.drill.crowd import check_drilled, find_drillable
+    from router.drill.plot import Order, announce, run_drill
+    from router.drill.rehearsal import RehearsalFault
 
     settings = session.settings
     drilled = tuple(dict.fromkeys(endpoints)) or tuple(find_drillable(settings)[:1])

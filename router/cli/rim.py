@@ -98,8 +98,8 @@ class Session:
 
 async def _ask(settings: Settings, question: Callable[["Runtime"], Awaitable[Answer]]) -> Answer:
     # Imported here: commands that need no router start without loading it.
-    from router.runtime import open_runtime  # noqa: PLC0415
-    from router.switchboard import StoreUnavailable, SwitchboardError  # noqa: PLC0415
+    from router.runtime import open_runtime
+    from router.switchboard import StoreUnavailable, SwitchboardError
 
     configure_logging("warning")  # what is asked for is said by the command; a log line would stand in between
     async with open_runtime(settings, "cli") as runtime:

@@ -24,7 +24,7 @@ log_level = click.option("--log-level", type=LEVELS, default="info", show_defaul
 @click.pass_obj
 def web(session: Session, log_level: str) -> None:
     """Answer HTTP: API, webhooks, chat, console; hold mailboxes open."""
-    from router.web.serve import run_web  # noqa: PLC0415 - a role loads its own loop only
+    from router.web.serve import run_web
 
     place = session.settings.web
     try:
@@ -48,7 +48,7 @@ def web(session: Session, log_level: str) -> None:
 @click.pass_obj
 def dispatch(session: Session, names: tuple[str, ...], log_level: str) -> None:
     """Send: lease what is due, say it once, record what came of it."""
-    from router.dispatcher import run_dispatcher  # noqa: PLC0415
+    from router.dispatcher import run_dispatcher
 
     channels = frozenset(Channel(name) for name in names) or frozenset(Channel)
     _run(session, log_level, "dispatch", lambda runtime: run_dispatcher(runtime, channels))
@@ -59,7 +59,7 @@ def dispatch(session: Session, names: tuple[str, ...], log_level: str) -> None:
 @click.pass_obj
 def supervise(session: Session, log_level: str) -> None:
     """Judge health, open and close gates, move conversations. One works, others stand by."""
-    from router.supervisor import run_supervisor  # noqa: PLC0415
+    from router.supervisor import run_supervisor
 
     _run(session, log_level, "supervise", run_supervisor)
 
@@ -71,7 +71,7 @@ def clockwork(session: Session, log_level: str) -> None:
     """Run what is due by the clock: the Celery worker with its beat."""
     _prepare(log_level)
     settings = session.connected()
-    from router.jobs import ClockworkStuck, run_clockwork  # noqa: PLC0415
+    from router.jobs import ClockworkStuck, run_clockwork
 
     try:
         run_clockwork(settings)
@@ -86,7 +86,7 @@ def sandbox(session: Session, log_level: str) -> None:
     """Run the stand-in vendors with their fault switches, and the customer's pocket."""
     _prepare(log_level)
     settings = session.settings
-    from channels.sandbox.app import run_sandbox  # noqa: PLC0415
+    from channels.sandbox.app import run_sandbox
 
     _until_told(lambda: run_sandbox(settings))
 
@@ -96,7 +96,7 @@ def _run(session: Session, log_level: str, role: str, loop: Callable[["Runtime"]
     settings = session.connected()
 
     async def work() -> None:
-        from router.runtime import open_runtime  # noqa: PLC0415
+        from router.runtime import open_runtime
 
         async with open_runtime(settings, role) as runtime:
             await loop(runtime)
@@ -138,7 +138,7 @@ def _until_told(work: Callable[[], Awaitable[object]]) -> None:
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Where there is a faster event loop, roles run on it."""
     try:
-        import uvloop  # noqa: PLC0415 - not on every platform
+        import uvloop
     except ImportError:
         return None
     return uvloop.new_event_loop

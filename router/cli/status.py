@@ -117,7 +117,7 @@ def audit(session: Session) -> None:
 
 
 async def _audit(runtime: "Runtime") -> list[object]:
-    from router.audit.auditor import audit as find_faults  # noqa: PLC0415
+    from router.audit.auditor import audit as find_faults
 
     core = runtime.core
     return list(await find_faults(core.store, core.control, core.board, core.files, now=core.clock.now()))

@@ -71,7 +71,7 @@ def up(session: Session) -> None:
 @click.pass_obj
 def demo(session: Session, customers: int) -> None:
     """Tell the story unattended: customers on four channels, two outages, a recovery; judge it by what vendors got."""
-    from router.demo.story import run_demo  # noqa: PLC0415 - only this command needs the story
+    from router.demo.story import run_demo
 
     del session
     sys.exit(run_demo(customers=customers))
@@ -165,7 +165,7 @@ async def prepare_store(settings: Settings) -> str:
 
     Returns the key, which stays in `data_dir/admin.key`; a new one is made where Redis does not know that one any more.
     """
-    from router.runtime import open_runtime  # noqa: PLC0415 - loaded only once everything else is in order
+    from router.runtime import open_runtime
 
     async with open_runtime(settings, "cli") as runtime:
         if settings.sandbox_enabled:

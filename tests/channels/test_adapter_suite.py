@@ -7,11 +7,11 @@ import pytest
 import structlog
 
 from channels.registry import CHANNELS, SETTINGS_OF
-from tests.channels.suite.universal import COMMON
 from tests.channels.suite.rows import Exempt, Must, Row, Table
 from tests.channels.suite.secrecy import Written, judge
 from tests.channels.suite.stage import staged
 from tests.channels.suite.tables import TABLES, cases_of, name_of
+from tests.channels.suite.universal import COMMON
 
 CASES = [(table, must, row) for table in TABLES for must, row in cases_of(table)]
 PLAYED = [case for case in CASES if not isinstance(case[2], Exempt)]

@@ -305,7 +305,7 @@ async def test_a_text_of_which_a_part_was_taken_is_unknown(desk: Desk, monkeypat
     real = desk.smsc._take_submit
     taken = []
 
-    def second_is_throttled(client, sequence, message):  # type: ignore[no-untyped-def]
+    def second_is_throttled(client, sequence, message):
         taken.append(message)
         desk.smsc.switch.fault = Fault.NONE if len(taken) == 1 else Fault.THROTTLE
         real(client, sequence, message)
@@ -511,7 +511,7 @@ async def test_an_answer_that_was_lost_makes_no_second_message(desk: Desk) -> No
             await asyncio.sleep(0.05)
         return answer
 
-    desk.adapters[0]._inbound._accept = accept_then_break  # type: ignore[union-attr]
+    desk.adapters[0]._inbound._accept = accept_then_break
     await desk.smsc.write("+15550123", "yes")
     await until(lambda: len(desk.events) == 2)
     assert len({event.vendor_id for event in desk.events}) == 1
@@ -555,7 +555,7 @@ async def test_texts_in_flight_together_keep_their_order(desk: Desk) -> None:
     inbound._accept = slow_at_first
     post = desk.smsc._post
     for whose in ("one", "two"):
-        desk.smsc._post = lambda _, messages, whose=whose: post(whose, messages)  # type: ignore[method-assign, misc]
+        desk.smsc._post = lambda _, messages, whose=whose: post(whose, messages)
         await desk.smsc.write("+15550123", whose)
         await asyncio.sleep(0.02)
     await until(lambda: len(desk.words) == 2)
@@ -567,19 +567,19 @@ async def test_parts_survive_a_restart(desk: Desk) -> None:
     await desk.listen()
     parts: list[object] = []
     post = desk.smsc._post
-    desk.smsc._post = lambda whose, messages: parts.extend(messages)  # type: ignore[method-assign, assignment]
+    desk.smsc._post = lambda whose, messages: parts.extend(messages)
     text = "a long story, " * 30
     await desk.smsc.write("+15550123", text)
     assert len(parts) == 3
-    post("first", [parts[2], parts[0]])  # type: ignore[list-item]
+    post("first", [parts[2], parts[0]])
     await until(lambda: "first" not in desk.smsc._outboxes)
     await desk.end()
     assert not desk.words
     desk.reports.clear()
     await desk.listen()
-    post("rest", [parts[1]])  # type: ignore[list-item]
+    post("rest", [parts[1]])
     await until(lambda: bool(desk.words))
-    post("again", [parts[1]])  # type: ignore[list-item]
+    post("again", [parts[1]])
     await until(lambda: "again" not in desk.smsc._outboxes)
     assert desk.words == [text]
     inbound = desk.adapters[-1]._inbound
@@ -592,9 +592,9 @@ async def test_a_text_whose_parts_never_come_is_filed_as_it_is(desk: Desk) -> No
     await desk.listen(partial_after_s=1)
     parts: list[object] = []
     post = desk.smsc._post
-    desk.smsc._post = lambda whose, messages: parts.extend(messages)  # type: ignore[method-assign, assignment]
+    desk.smsc._post = lambda whose, messages: parts.extend(messages)
     await desk.smsc.write("+15550123", "a" * 153 + "b" * 153 + "c")
-    post("some", [parts[0], parts[2]])  # type: ignore[list-item]
+    post("some", [parts[0], parts[2]])
     await until(lambda: "some" not in desk.smsc._outboxes)
     await desk.end()
     desk.reports.clear()
@@ -607,7 +607,7 @@ async def test_a_reference_that_comes_round_again_begins_another_text(desk: Desk
     """Phones count to 256 only."""
     await desk.listen()
     for text in ("first story, " * 20, "other story, " * 20):
-        desk.smsc._references = iter([7])  # type: ignore[assignment]
+        desk.smsc._references = iter([7])
         await desk.smsc.write("+15550123", text)
         await until(lambda wanted=text: wanted in desk.words)
     assert len(desk.words) == 2

@@ -12,7 +12,7 @@ from router.audit.records import Page
 from router.jobs import _archive_closed
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
-from router.store.store import LeaseTerms, Settlement
+from router.store.asked import LeaseTerms, Settlement
 
 MAIL, CONSOLE = EndpointId("email/sandbox"), EndpointId("chat/console")
 TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)
@@ -61,7 +61,7 @@ async def test_an_archive_that_is_away_ends_the_job(runtime: Runtime) -> None:
     """Without trying every conversation in vain."""
     for name in ("ann", "bob"):
         await closed(runtime, name)
-    runtime.core.archive.database.path.write_bytes(b"this is no database" * 100)  # type: ignore[attr-defined]
+    runtime.core.archive.database.path.write_bytes(b"this is no database" * 100)
     with pytest.raises(ArchiveError, match="cannot be used"):
         await _archive_closed(runtime.core)
     assert len(await runtime.store.closed_before(0, runtime.clock.now() + 1)) == 2

@@ -19,21 +19,13 @@ from router.audit import auditor as audit_module
 from router.audit.auditor import Finding, audit
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
+from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Park, Rebind, Settlement
 from router.store.codec import Leased, Notice
 from router.store.connecting import connect
 from router.store.control import Control
 from router.store.files import Files
 from router.store.redis import Pipelined
-from router.store.store import (
-    LeaseTerms,
-    NewConversation,
-    NewLeg,
-    NewMessage,
-    Park,
-    Rebind,
-    Settlement,
-    Store,
-)
+from router.store.store import Store
 
 MAIL = EndpointId("email/support")
 SMS = EndpointId("sms/acme")
@@ -123,7 +115,7 @@ class Bench:
                     leased.number,
                     leased.fence,
                     outcome,
-                    **more,  # type: ignore[arg-type]
+                    **more,
                 )
             ],
         )

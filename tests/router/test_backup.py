@@ -28,10 +28,10 @@ from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
 from router.store import codec, keys
 from router.store.adapter_store import RedisAdapterStore
+from router.store.asked import LeaseTerms, Rebind, Settlement
 from router.store.connecting import open_primaries
 from router.store.freezing import read_frozen
 from router.store.snapshot import MOMENTARY, pour
-from router.store.store import LeaseTerms, Rebind, Settlement
 
 T = TypeVar("T")
 DANA = Address(Channel.EMAIL, "dana@customer.test")

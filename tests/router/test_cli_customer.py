@@ -16,7 +16,7 @@ from router.archive.moving import archive_conversation
 from router.cli.app import throughline
 from router.runtime import open_runtime
 from router.settings import load_settings
-from router.store.store import LeaseTerms, Settlement
+from router.store.asked import LeaseTerms, Settlement
 
 DANA = Address(Channel.EMAIL, "dana@customer.test")
 MAIL, CONSOLE = EndpointId("email/sandbox"), EndpointId("chat/console")

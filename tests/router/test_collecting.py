@@ -14,8 +14,8 @@ from router.collecting import DUE, collect_files
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
 from router.spool_records import dump_event
+from router.store.asked import LeaseTerms, Settlement
 from router.store.files import Files
-from router.store.store import LeaseTerms, Settlement
 
 MAIL, CONSOLE = EndpointId("email/sandbox"), EndpointId("chat/console")
 DANA = Address(Channel.EMAIL, "dana@customer.test")
@@ -128,7 +128,7 @@ async def test_without_the_archive_nothing_is_removed(runtime: Runtime) -> None:
     """Nobody can say what it refers to."""
     one = await runtime.core.files.write(b"a stranger's")
     age(runtime, 8)
-    runtime.core.archive.database.path.write_bytes(b"this is no database" * 100)  # type: ignore[attr-defined]
+    runtime.core.archive.database.path.write_bytes(b"this is no database" * 100)
     with pytest.raises(Exception, match="cannot be used"):
         await collect(runtime)
     assert await runtime.core.files.has(one)

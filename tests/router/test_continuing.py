@@ -12,7 +12,7 @@ from router.archive.moving import archive_conversation
 from router.domain.conversation import Binding, SideName
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
-from router.store.store import LeaseTerms, Settlement
+from router.store.asked import LeaseTerms, Settlement
 
 MAIL, SMS, CONSOLE = EndpointId("email/sandbox"), EndpointId("sms/sandbox"), EndpointId("chat/console")
 NUMBER = Address(Channel.SMS, "+12025550177")
@@ -91,8 +91,8 @@ async def test_without_the_archive_it_is_taken_all_the_same(runtime: Runtime) ->
     old = await archived(runtime, "Where is my parcel?")
     token = runtime.core.reply_token(old.conversation.id)
     await runtime.core.archive.close()
-    runtime.core.archive.__init__(runtime.core.archive.database)  # type: ignore[misc]
-    runtime.core.archive.database.path.write_bytes(b"this is no database" * 1000)  # type: ignore[attr-defined]
+    runtime.core.archive.__init__(runtime.core.archive.database)
+    runtime.core.archive.database.path.write_bytes(b"this is no database" * 1000)
     accepted = await hear(runtime, "It never came.", reply_token=token)
     new = await runtime.switchboard.conversation(accepted.conversation_id)
     assert new.conversation.customer_id == old.customer.id, "known by the number"

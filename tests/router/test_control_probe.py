@@ -180,7 +180,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         core = self.runtime.core
-        self.supervisor = Supervisor(core, self.providers, self.runtime.desk, "supervise-1")  # type: ignore[arg-type]
+        self.supervisor = Supervisor(core, self.providers, self.runtime.desk, "supervise-1")
         self.monitor = self.supervisor.make_monitor()
         self.pace = Pace(core.capabilities)
         self.mover = Mover(core, self.pace)

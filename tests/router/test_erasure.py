@@ -20,8 +20,8 @@ from router.domain.conversation import Binding
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
 from router.spool_records import dump_event
+from router.store.asked import LeaseTerms, Rebind, Settlement
 from router.store.codec import Notice
-from router.store.store import LeaseTerms, Rebind, Settlement
 
 MAIL, SMS, CHAT, PHONE, CONSOLE = (
     EndpointId(one) for one in ("email/sandbox", "sms/sandbox", "chat/web", "phone/sandbox", "chat/console")
@@ -197,7 +197,7 @@ async def test_what_is_being_said_is_waited_for(runtime: Runtime) -> None:
     (one,) = await runtime.store.lease(CONSOLE, "w1", 1, TERMS)
     erasing = asyncio.create_task(runtime.switchboard.erase_customer(customer, who="cli", why=WHY, close=True))
     async with asyncio.timeout(5):
-        while (await runtime.store.conversation(conversation)).open:  # type: ignore[union-attr]
+        while (await runtime.store.conversation(conversation)).open:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     assert not erasing.done() and await runtime.store.message(one.message_id) is not None

@@ -25,9 +25,10 @@ from router.domain.ids import new_id
 from router.jobs import QUEUE, Slots
 from router.settings import default_broker_url
 from router.store import keys
+from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement
 from router.store.connecting import connect
 from router.store.redis import Pipelined
-from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement, Store
+from router.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 MAIL = EndpointId("email/support")

@@ -10,9 +10,10 @@ from router import journal_reader
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.journal_reader import decisions_of
+from router.store.asked import NewConversation, NewLeg, NewMessage
 from router.store.connecting import connect
 from router.store.redis import Pipelined
-from router.store.store import NewConversation, NewLeg, NewMessage, Store
+from router.store.store import Store
 
 SMS = EndpointId("sms/acme")
 

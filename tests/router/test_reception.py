@@ -26,7 +26,7 @@ from router.domain.conversation import Binding, Message, SideName
 from router.receipts import take_receipt
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
-from router.store.store import LeaseTerms, Settlement
+from router.store.asked import LeaseTerms, Settlement
 
 MAIL, SMS, CHAT = EndpointId("email/sandbox"), EndpointId("sms/sandbox"), EndpointId("chat/web")
 NUMBER = Address(Channel.SMS, "+12025550177")

@@ -15,10 +15,11 @@ from router.rollback import RollbackWatch
 from router.runtime import SystemClock
 from router.spool import Spool
 from router.store.adapter_store import RedisAdapterStore
+from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement
 from router.store.connecting import connect
 from router.store.going_back import read_went_back
 from router.store.redis import Pipelined, StoreUnavailable
-from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement, Store
+from router.store.store import Store
 
 MAIL = EndpointId("email/support")
 TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)

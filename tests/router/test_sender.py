@@ -86,8 +86,7 @@ class Desk:
         core = self.runtime.core
         self.planner = Planner(core, asyncio.Event())
         self.senders = [
-            Sender(core, one, vendor, self.runtime.desk, "dispatch-1", 8)  # type: ignore[arg-type]
-            for one, vendor in self.vendors.items()
+            Sender(core, one, vendor, self.runtime.desk, "dispatch-1", 8) for one, vendor in self.vendors.items()
         ]
 
     async def open(self, *places: Address) -> str:

@@ -17,7 +17,7 @@ from router.pace import Pace
 from router.planner import Planner
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings, load_settings
-from router.store.store import LeaseTerms, Settlement
+from router.store.asked import LeaseTerms, Settlement
 from router.switchboard import Sent
 from router.unverified import HOUR_S, countries_of
 

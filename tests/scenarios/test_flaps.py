@@ -91,12 +91,12 @@ class Stage:
 
     def __post_init__(self) -> None:
         core = self.runtime.core
-        self.supervisor = Supervisor(core, self.adapters, self.runtime.desk, "supervise-1")  # type: ignore[arg-type]
+        self.supervisor = Supervisor(core, self.adapters, self.runtime.desk, "supervise-1")
         self.pace = Pace(core.capabilities)
         self.mover = Mover(core, self.pace)
         self.monitor = Monitor(
             core.board,
-            targets_of(self.adapters),  # type: ignore[arg-type]
+            targets_of(self.adapters),
             probe=lambda endpoint: self.adapters[endpoint].probe(),
             judge=judge_probe,
             clock=self.clock,

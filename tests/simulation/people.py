@@ -9,8 +9,8 @@ from health.report import EndpointId
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
 from router.domain.conversation import Agent, Binding, MessageClass, SideName
 from router.domain.ids import new_id
+from router.store.asked import NewConversation, NewLeg, NewMessage
 from router.store.codec import place_of
-from router.store.store import NewConversation, NewLeg, NewMessage
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

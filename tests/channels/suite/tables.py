@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from tests.channels.suite import console, smpp, smtp, twilio_sms, twilio_voice, webchat
-from tests.channels.suite.universal import COMMON
 from tests.channels.suite.rows import Exempt, Must, Row, Table
+from tests.channels.suite.universal import COMMON
 
 TABLES = (smtp.TABLE, webchat.TABLE, console.TABLE, smpp.TABLE, twilio_sms.TABLE, twilio_voice.TABLE)
 

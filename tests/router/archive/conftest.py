@@ -18,9 +18,10 @@ from router.archive.database import Database, Postgres, SqliteFile
 from router.archive.postgres_url import connect_arguments
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
+from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Rebind, Settlement
 from router.store.connecting import connect
 from router.store.redis import Pipelined
-from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Rebind, Settlement, Store
+from router.store.store import Store
 
 MAIL = EndpointId("email/support")
 SMS = EndpointId("sms/acme")

@@ -17,9 +17,9 @@ from router.archive.schema import SCHEMA_VERSION
 from router.audit.auditor import audit
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
+from router.store.asked import NewMessage
 from router.store.control import Control
 from router.store.files import Files
-from router.store.store import NewMessage
 
 MAIL = EndpointId("email/support")
 SMS = EndpointId("sms/acme")
@@ -120,10 +120,10 @@ async def test_what_changed_since_it_was_read_stays(shelf: Shelf) -> None:
 async def test_a_crash_between_archive_and_removal_repeats_harmlessly(shelf: Shelf) -> None:
     """Archived twice is archived once; removed twice is removed once."""
     identity = await shelf.talk()
-    forget, shelf.store.forget = shelf.store.forget, _crash  # type: ignore[method-assign]
+    forget, shelf.store.forget = shelf.store.forget, _crash
     with pytest.raises(RuntimeError):
         await archive_conversation(shelf.store, shelf.archive, identity)
-    shelf.store.forget = forget  # type: ignore[method-assign]
+    shelf.store.forget = forget
     assert await archive_conversation(shelf.store, shelf.archive, identity) == "ok"
     assert await archive_conversation(shelf.store, shelf.archive, identity) == "missing"
     kept = await shelf.archive.conversation(identity)

@@ -15,7 +15,7 @@ from router.archive.postgres_url import connect_arguments
 from router.archive.records import Sought
 from router.runtime import open_runtime
 from router.settings import Settings
-from router.store.store import LeaseTerms, Settlement
+from router.store.asked import LeaseTerms, Settlement
 
 Shelf = Any
 """Of conftest.py."""
@@ -115,7 +115,7 @@ async def test_the_servers_sentence_is_found_behind_the_drivers_stumble() -> Non
             finally:
                 raise OSError("network error")
 
-    archive = Archive(Refusing())  # type: ignore[arg-type]
+    archive = Archive(Refusing())
     with pytest.raises(ArchiveError, match="cannot be used: too many connections"):
         await archive.check()
     await archive.close()

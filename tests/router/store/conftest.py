@@ -9,19 +9,11 @@ from channels.messages import Content, Kind
 from health.report import EndpointId
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
+from router.store.asked import AcceptAnswer, LeaseTerms, NewConversation, NewLeg, NewMessage, Rebind, Settlement
 from router.store.codec import Leased, Notice
 from router.store.connecting import connect
 from router.store.redis import Pipelined
-from router.store.store import (
-    AcceptAnswer,
-    LeaseTerms,
-    NewConversation,
-    NewLeg,
-    NewMessage,
-    Rebind,
-    Settlement,
-    Store,
-)
+from router.store.store import Store
 
 SMS = EndpointId("sms/acme")
 MAIL = EndpointId("email/support")
@@ -128,7 +120,7 @@ class Desk:
         self, endpoint: EndpointId = MAIL, worker: str = "w1", count: int = 10, **more: object
     ) -> list[Leased]:
         """Take what is due."""
-        return await self.store.lease(endpoint, worker, count, more.pop("terms", TERMS), **more)  # type: ignore[arg-type]
+        return await self.store.lease(endpoint, worker, count, more.pop("terms", TERMS), **more)
 
     async def settle(self, leased: Leased, outcome: str, **more: object) -> str:
         """Record what came of it."""
@@ -142,7 +134,7 @@ class Desk:
                     leased.number,
                     leased.fence,
                     outcome,
-                    **more,  # type: ignore[arg-type]
+                    **more,
                 )
             ],
         )

@@ -19,12 +19,13 @@ from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.store import keys
 from router.store.adapter_store import RedisAdapterStore
+from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Park, Rebind, Settlement
 from router.store.cluster import slot_of
 from router.store.codec import Notice
 from router.store.connecting import connect, open_primaries
 from router.store.control import Control
 from router.store.redis import SCRIPTS, Pipelined, StoreUnavailable
-from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Park, Rebind, Settlement, Store
+from router.store.store import Store
 from tests.topologies import Cluster, run_cluster
 
 MAIL, SMS, CONSOLE = EndpointId("email/support"), EndpointId("sms/acme"), EndpointId("chat/console")
@@ -133,7 +134,7 @@ async def test_every_script_stays_in_its_shards_slot(store: Store, cluster: Clus
                 return await store.redis.call("EVAL", text, 1, prefix, "" if now_ms is None else str(now_ms), argument)
             return await run(script, prefix, now_ms, argument)
 
-        store.redis.run = noted  # type: ignore[method-assign]
+        store.redis.run = noted
         for shard in range(SHARDS):
             await Story(store, shard).tell()
         assert ran == set(SCRIPTS)
@@ -183,7 +184,7 @@ async def test_boards_keys_and_adapters_stay_in_theirs(store: Store, cluster: Cl
     while (heard := await bell.get_message(ignore_subscribe_messages=True, timeout=0.2)) is None:
         assert asyncio.get_running_loop().time() < deadline
     assert heard["data"] == "o"
-    await bell.aclose()  # type: ignore[no-untyped-call]
+    await bell.aclose()
     api = ApiKeys(store.redis.client, "tl")
     _, plain = await api.create(Role.OPS, "one")
     found = await api.check(plain)

@@ -3,8 +3,8 @@
 from channels.messages import Kind
 from health.report import EndpointId
 from router.domain.conversation import SideName
+from router.store.asked import Park
 from router.store.control import Control, EarlyReceipt
-from router.store.store import Park
 
 MAIL = EndpointId("email/support")
 SMS = EndpointId("sms/acme")

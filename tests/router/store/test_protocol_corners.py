@@ -3,8 +3,8 @@
 from channels.messages import Kind
 from health.report import EndpointId
 from router.domain.conversation import SideName
+from router.store.asked import Fail, Park, Rebind
 from router.store.codec import Notice
-from router.store.store import Fail, Park, Rebind
 
 MAIL = EndpointId("email/support")
 SMS = EndpointId("sms/acme")

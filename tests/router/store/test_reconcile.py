@@ -5,7 +5,7 @@ import pytest
 from health.report import EndpointId
 from router.domain.conversation import SideName
 from router.reconciler import Reconciler
-from router.store.store import Park
+from router.store.asked import Park
 
 MAIL = EndpointId("email/support")
 SMS = EndpointId("sms/acme")

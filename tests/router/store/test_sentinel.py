@@ -15,9 +15,10 @@ from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
 from router.rollback import RollbackWatch
 from router.runtime import SystemClock
+from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement
 from router.store.connecting import connect
 from router.store.redis import REPLICATED_WITHIN_MS, Pipelined, StoreUnavailable
-from router.store.store import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement, Store
+from router.store.store import Store
 from tests.topologies import Watched, run_watched, until
 
 MAIL = EndpointId("email/support")

@@ -12,10 +12,11 @@ from router.audit.conversation import Examination
 from router.audit.records import read_page
 from router.domain.conversation import SideName
 from router.store import codec, keys
+from router.store.asked import LeaseTerms, Settlement
 from router.store.codec import NewerRecords
 from router.store.connecting import connect, open_primaries
 from router.store.redis import SCRIPTS, Pipelined, StoreUnavailable, script_sources
-from router.store.store import LeaseTerms, Settlement, Store
+from router.store.store import Store
 
 MAIL, SMS = EndpointId("email/support"), EndpointId("sms/acme")
 TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0, "urgent": 15.0}, idempotent=False, attempts_max=3)
@@ -45,7 +46,7 @@ async def store(redis_url: str) -> AsyncIterator[Store]:
                 await pipelined.call("SET", key, value)
     clock = [PREVIOUS["at_ms"] + 61_000]
     one = Store(pipelined, now_ms=lambda: clock[0])
-    one.clock = clock  # type: ignore[attr-defined]
+    one.clock = clock
     yield one
     await pipelined.close()
 
@@ -69,7 +70,7 @@ async def test_a_shard_of_the_version_before_goes_on_where_it_was(store: Store) 
     done = Settlement(notice.conversation_id, notice.side, notice.message_id, notice.number, notice.fence, "sent")
     assert await store.settle(0, [done]) == ["ok"]
     assert await say(store, SMS) == [(TOLD["moved"]["messages"][0], False)]
-    store.clock[0] += 60_000  # type: ignore[attr-defined]
+    store.clock[0] += 60_000
     assert await say(store, MAIL) == [(under_way[0], True)]
     assert await say(store, MAIL) == [(under_way[1], False)]
     (parked,) = await store.plan(0, 10)

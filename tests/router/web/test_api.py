@@ -334,7 +334,7 @@ async def test_redis_being_away_is_a_503_with_a_time(face: Any, runtime: Any) ->
 
             raise redis.ConnectionError("refused")
 
-    face.runtime.keys._redis = Away()  # type: ignore[assignment]
+    face.runtime.keys._redis = Away()
     answer = await face.client.get("/v1/me", headers=face.agent)
     await _problem(answer, 503, "store_unavailable")
     assert int(answer.headers["Retry-After"]) > 0

@@ -5,7 +5,7 @@ from typing import Any
 from channels.messages import Address, Channel
 from health.report import EndpointId
 from router.archive.moving import archive_conversation
-from router.store.store import LeaseTerms, Settlement
+from router.store.asked import LeaseTerms, Settlement
 
 CONSOLE = EndpointId("chat/console")
 ADA = Address(Channel.SMS, "+12025550177")

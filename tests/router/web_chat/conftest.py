@@ -170,7 +170,7 @@ class FakeSwitchboard:
     async def endpoints(self) -> list[EndpointState]:
         self._check()
         up = self.status is not Status.DOWN
-        state = EndpointState(CHAT, Channel.CHAT, "webchat", self.status, Status.UP, 1.0, "", "", up, "", 1.0, 0, None)  # type: ignore[arg-type]
+        state = EndpointState(CHAT, Channel.CHAT, "webchat", self.status, Status.UP, 1.0, "", "", up, "", 1.0, 0, None)
         return [state]
 
     def set_status(self, status: Status) -> None:
