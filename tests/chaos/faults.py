@@ -69,7 +69,7 @@ async def poison(proxy: Proxy, toxin: Toxin) -> None:
 
 
 async def lose_answers(world: World) -> None:
-    """Redis does what it is told, and one answer in ten is cut off together with its connection."""
+    """Redis does what it is told, and one answer in five is cut off together with its connection."""
     wire = _one(world).wire
     before = wire.cuts
     await poison(wire, Toxin.CUT)
