@@ -4,7 +4,7 @@ import { html, useState } from "./vendor.js";
 import { ask } from "./api.js";
 import { ChannelIcon, Empty, Fault, Since, Status, When } from "./parts.js";
 import { endpoints, incidents, loadIncidents, mayForce, openIncidents } from "./state.js";
-import { CHANNELS, plain } from "./words.js";
+import { CHANNELS, inLocalTime, plain } from "./words.js";
 
 const WORST = { down: 0, suspect: 1, recovering: 2, unknown: 3, up: 4 };
 const rank = (one) => Math.min(WORST[one.status_out], WORST[one.status_in]);
@@ -12,7 +12,7 @@ const rank = (one) => Math.min(WORST[one.status_out], WORST[one.status_in]);
 function Card({ one }) {
   const incident = openIncidents.value.find((found) => found.affected.some((part) => part.endpoint === one.id));
   const well = one.status_out === "up" && one.status_in === "up";
-  const why = one.words || plain(one.reason);
+  const why = inLocalTime(one.words) || plain(one.reason);
   return html`<li class=${`card ${one.status_out}`}>
     <div class="card-head">
       <${ChannelIcon} channel=${one.channel} />
@@ -62,11 +62,11 @@ function Incident({ one }) {
   const state = { open: "bad", acknowledged: "unsure", resolved: "fine" }[one.state];
   return html`<li>
     <details id=${`incident-${one.id}`} open=${one.state !== "resolved"}>
-      <summary><span>${one.title}</span> <span class=${`tag ${state}`}>${one.state}</span></summary>
+      <summary><span>${inLocalTime(one.title)}</span> <span class=${`tag ${state}`}>${one.state}</span></summary>
       <div class="incident">
         ${one.acknowledged_by ? html`<p class="hint">Looked after by ${one.acknowledged_by}.</p>` : null}
         <ol class="timeline">
-          ${one.timeline.map((event) => html`<li><${When} at=${event.at} /> <span>${event.words || plain(event.kind)}</span></li>`)}
+          ${one.timeline.map((event) => html`<li><${When} at=${event.at} /> <span>${inLocalTime(event.words) || plain(event.kind)}</span></li>`)}
         </ol>
         ${one.dropped ? html`<p class="hint">${one.dropped} events in the middle are left out.</p>` : null}
         <${Fault} problem=${problem} />

@@ -10,6 +10,7 @@ import {
   connect, conversations, disconnect, endpoints, failovers, live, loadAll, mayForce, movesFrozen, openIncidents,
   organisation, route, session, trouble,
 } from "./state.js";
+import { inLocalTime } from "./words.js";
 
 const TITLES = { conversations: "Conversations", endpoints: "Endpoints", failovers: "Failovers" };
 
@@ -56,14 +57,14 @@ function Banner() {
   if (trouble.value) return html`<p class="banner bad" role="alert">${trouble}</p>`;
   if (movesFrozen.value) {
     return html`<p class="banner bad" role="alert">
-      <strong>Moves are frozen.</strong> It seems to be us: ${movesFrozen.value.words}. What you write is kept.
+      <strong>Moves are frozen.</strong> It seems to be us: ${inLocalTime(movesFrozen.value.words)}. What you write is kept.
     </p>`;
   }
   if (!openIncidents.value.length || route.value.screen === "endpoints") return null;
   const [first, ...others] = openIncidents.value;
   const more = others.length ? ` and ${others.length} more` : "";
   return html`<p class="banner unsure" role="status">
-    <strong>Outage.</strong> ${first.title}${more}. Conversations move by themselves. <a href="#/endpoints">See why</a>
+    <strong>Outage.</strong> ${inLocalTime(first.title)}${more}. Conversations move by themselves. <a href="#/endpoints">See why</a>
   </p>`;
 }
 

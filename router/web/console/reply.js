@@ -7,6 +7,7 @@ import { endpointsById } from "./state.js";
 import { bytes, channelOf, segments } from "./words.js";
 
 const FILES_MAX = 10;
+const NOWHERE = "nowhere";
 const drafts = new Map(); // what was typed and not sent, by conversation, with the key it will be sent under
 
 function draftOf(id) {
@@ -77,23 +78,27 @@ function fits(text, files, endpoint) {
   return Array.from(text).length <= max && files.reduce((sum, file) => sum + file.size, 0) <= filesMax && files.length <= FILES_MAX;
 }
 
+const takenWords = (goes) => (goes === NOWHERE ? "Taken. It goes out as soon as there is a way." : `Taken. It goes out over ${goes}.`);
+
 export function Reply({ view, path, sent }) {
   const draft = draftOf(view.id);
   const [text, setText] = useState(draft.text);
   const [files, setFiles] = useState(draft.files);
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
-  const [said, setSaid] = useState("");
+  const [taken, setTaken] = useState(null); // where the last message went out, as far as one could know
   const field = useRef(null);
   const picker = useRef(null);
   const { customer_side: side, next } = view;
   const endpoint = endpointsById.value.get(next.endpoint || side.endpoint);
+  // After a move it would contradict what stands above the box: what still waits has moved along.
+  const said = taken === (next.endpoint || NOWHERE) ? takenWords(taken) : "";
   const ready = !busy && fits(text, files, endpoint);
 
   // Another text is another message: it gets a key of its own. The same text keeps its key over retries.
   function keep(change) {
     drafts.set(view.id, { ...draftOf(view.id), ...change, key: newKey() });
-    setSaid("");
+    setTaken(null);
   }
   useEffect(() => {
     const box = field.current;
@@ -111,8 +116,7 @@ export function Reply({ view, path, sent }) {
       drafts.delete(view.id);
       setText("");
       setFiles([]);
-      const goes = answer.endpoint === side.endpoint ? next.endpoint : answer.endpoint;
-      setSaid(goes ? `Taken. It goes out over ${goes}.` : "Taken. It goes out as soon as there is a way.");
+      setTaken((answer.endpoint === side.endpoint ? next.endpoint : answer.endpoint) || NOWHERE);
       sent();
     } catch (fault) {
       setProblem(fault);

@@ -83,6 +83,15 @@ export function Transcript({ said, view, changed }) {
   useEffect(() => {
     if (box.current && atEnd.current) box.current.scrollTop = box.current.scrollHeight;
   }, [last, said.length]);
+  useEffect(() => {
+    // What stands below grows, and states and attempts are told later: whoever read the end goes on seeing it.
+    const watch = new ResizeObserver(() => {
+      if (atEnd.current && box.current) box.current.scrollTop = box.current.scrollHeight;
+    });
+    watch.observe(box.current);
+    watch.observe(box.current.firstElementChild);
+    return () => watch.disconnect();
+  }, []);
   function remember() {
     const { scrollTop, clientHeight, scrollHeight } = box.current;
     atEnd.current = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;

@@ -53,6 +53,19 @@ export function clock(at) {
 }
 export const full = (at) => FULL.format(new Date(at));
 
+const CLOCK_S = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const DAY_MS = 24 * 3600 * 1000;
+const AHEAD_MS = 60 * 1000;
+
+// The router's sentences name times of the last day in UTC; everything else on the screen is in the reader's own.
+export function inLocalTime(text) {
+  return text.replace(/\b([01]\d|2[0-3]):([0-5]\d):([0-5]\d) UTC\b/g, (_, hours, minutes, seconds) => {
+    const at = new Date();
+    at.setUTCHours(Number(hours), Number(minutes), Number(seconds), 0);
+    return CLOCK_S.format(at.getTime() > Date.now() + AHEAD_MS ? at.getTime() - DAY_MS : at);
+  });
+}
+
 export function bytes(size) {
   if (size < 1000) return `${size} bytes`;
   if (size < 1000000) return `${(size / 1000).toFixed(size < 10000 ? 1 : 0)} kB`;

@@ -131,6 +131,52 @@ async def test_the_reply_box_shows_where_the_next_message_goes_and_what_that_all
     await way.get_by_text("What you write waits, and goes out when there is a way.").wait_for()
 
 
+async def test_what_was_said_of_the_last_message_is_gone_after_a_move(face: Any, base: str, page: Any) -> None:
+    """`It goes out over sms` must not stay beside `Goes out by Email`."""
+    conversation_id = await face.hear("Where is my card?")
+    view = await face.runtime.switchboard.conversation(conversation_id)
+    mailbox = Binding(Address(Channel.EMAIL, "ada@customer.test"), verified=True, order=1)
+    await face.runtime.switchboard.set_binding(view.customer.id, mailbox)
+    await page.goto(f"{base}/console/login#{face.plain['agent']}")
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await page.get_by_text("Live", exact=True).wait_for()
+    await page.get_by_role("textbox").fill("On its way.")
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_text("Taken. It goes out over sms/twilio.").wait_for()
+    await goes(face, Status.DOWN)
+    await page.locator(".way").get_by_text("by Email email/support to ada@customer.test instead.").wait_for()
+    await page.get_by_text("Taken. It goes out over sms/twilio.").wait_for(state="detached")
+
+
+async def test_the_end_of_the_transcript_stays_in_sight(face: Any, base: str, page: Any) -> None:
+    """What comes in is seen whole, and stays so when what stands below it grows."""
+    for number in range(12):
+        await face.hear(f"Message {number}\n" * 4, vendor_id=f"SM{number:032d}")
+    await page.goto(f"{base}/console/login#{face.plain['agent']}")
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await page.get_by_role("log").get_by_text("Message 11").wait_for()
+    await page.get_by_text("Live", exact=True).wait_for()
+    await face.hear("The last word\n" * 6, vendor_id="SM" + "f" * 32)
+    await page.get_by_role("log").get_by_text("The last word").wait_for()
+    left = "(() => { const box = document.querySelector('.transcript'); "
+    left += "return box.scrollHeight - box.scrollTop - box.clientHeight < 2; })"
+    await page.wait_for_function(left)
+    await page.get_by_role("textbox").fill("one\ntwo\nthree\nfour\nfive\nsix\nseven\neight")
+    await page.wait_for_function("() => document.querySelector('#reply-text').rows === 8")
+    await page.wait_for_function(left)
+
+
+async def test_the_banner_tells_the_readers_own_time(face: Any, base: str, page: Any) -> None:
+    """The router says its times in UTC; beside all others, which are local, they would be taken for local ones."""
+    words = "all families fail since 14:02:11 UTC"
+    await face.runtime.board.write_freeze(Freeze(face.runtime.clock.now(), words))
+    context = await page.context.browser.new_context(timezone_id="Asia/Tokyo", locale="en-GB")
+    abroad = await context.new_page()
+    await abroad.goto(f"{base}/console/login#{face.plain['agent']}")
+    await abroad.get_by_role("alert").get_by_text("all families fail since 23:02:11.").wait_for(timeout=WAIT_MS)
+    await context.close()
+
+
 async def test_a_new_message_shows_up_by_itself(face: Any, base: str, page: Any) -> None:
     """The list is live: nobody reloads, and the newcomer is there."""
     await page.goto(f"{base}/console/login#{face.plain['admin']}")
