@@ -50,7 +50,6 @@ def up(session: Session) -> None:
     """
     configure_logging("warning")
     settings = session.settings
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
     with only_one(settings.data_dir):
         if taken := find_taken(listeners(settings)):
             raise Fault("Nothing was started.\n" + "\n".join(taken))
@@ -237,7 +236,14 @@ def start_redis(settings: Settings) -> PrivateRedis | None:
 @contextmanager
 def only_one(data_dir: Path) -> Iterator[None]:
     """Keep a second `up` away from the same folder: two servers on one folder would destroy it."""
-    descriptor = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
+        descriptor = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise Fault(
+            f"data_dir: the folder {data_dir} cannot be written: {error.strerror}. Give this user the folder, or name "
+            "another one. Nothing was started."
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

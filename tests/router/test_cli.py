@@ -348,6 +348,16 @@ async def test_doctor_says_that_mail_without_a_mailbox_cannot_be_answered(folder
     assert line.remedy == "Add [endpoints.imap] or [endpoints.lmtp]"
 
 
+def test_up_names_a_data_dir_that_it_cannot_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the secret is set, so that nothing was written there before: a sentence, no traceback."""
+    monkeypatch.setenv("THROUGHLINE_SECRET", "s" * 40)
+    monkeypatch.setenv("THROUGHLINE_DATA_DIR", str(folder / "blocked/var"))
+    (folder / "blocked").write_text("")
+    result = run("up")
+    assert result.exit_code == 1
+    assert f"data_dir: the folder {folder}/blocked/var cannot be written" in " ".join(result.output.split())
+
+
 def test_the_admin_key_file_is_for_its_owner_alone(folder: Path) -> None:
     """So is everything else that is secret in data_dir."""
     settings = load_settings()
