@@ -21,6 +21,7 @@ PATHS = {
     "message_id": "m0-01JDAAAAAAAAAAAAAAAAAA",
     "failover_id": "f0-01JDAAAAAAAAAAAAAAAAAA",
     "incident_id": "i-1",
+    "held_id": "h0-01JDAAAAAAAAAAAAAAAAAA",
 }
 
 
