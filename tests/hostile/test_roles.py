@@ -151,7 +151,7 @@ def test_ops_staff_see_no_words_names_or_addresses(fortress: Any) -> None:
     """Not in a list, not in one conversation, not in its decisions, not in the stream of events."""
     secret = "my card number is 4111"
     talk = fortress.hear(secret, name="Ada Fischer")
-    fortress.hear("again", vendor_id="SM" + "2" * 32)
+    fortress.hear("a zebra came", vendor_id="SM" + "2" * 32)
     ops = fortress.bearer("ops")
     seen = ""
     for path in ("/v1/conversations", f"/v1/conversations/{talk}", f"/v1/conversations/{talk}/decisions"):
@@ -166,7 +166,7 @@ def test_ops_staff_see_no_words_names_or_addresses(fortress: Any) -> None:
                 break
     seen += requests.get(f"{fortress.url}/metrics", timeout=10).text
     assert talk in seen
-    for word in (secret, "4111", "Ada", "Fischer", "2025550177", "again"):
+    for word in (secret, "card number", "Ada", "Fischer", "2025550177", "zebra"):
         assert word not in seen, word
 
 
