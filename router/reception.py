@@ -106,17 +106,9 @@ class Reception:
                 answer = await self.holding.keep(sender.place, message, key, said_hash(content), waits)
                 if answer.verdict == "new":
                     await self._note_held(match, answer.message_id, event)
-                    if await self._may_ask(event, sender):
+                    if sender.may_be_asked(event.sender):
                         await self.holding.ask(sender.place, match, event)
                 return Accepted("", answer.message_id, duplicate=answer.verdict != "new")
-
-    async def _may_ask(self, event: InboundMessage, sender: Sender) -> bool:
-        """A stranger's number costs something of the hour, like every one that nobody has verified."""
-        if sender.customers or sender.agent is not None:
-            return sender.may_be_asked(event.sender)
-        if not sender.may_be_asked(event.sender):
-            return False
-        return await self.core.unverified.may_answer(event.sender, self.core.clock.now())
 
     async def _join(self, event: InboundMessage, sender: Sender, match: Joins, content: Content, key: str) -> Accepted:
         conversation_id = match.conversation_id

@@ -56,15 +56,6 @@ class UnverifiedNumbers:
         if not binding.verified:
             await self._add(binding.address, now)
 
-    async def may_answer(self, address: Address, now: float) -> bool:
-        """Whether a stranger who wrote from a number gets an answer of our own; counts it. Raises StoreUnavailable."""
-        if address.channel not in NUMBERED:
-            return True
-        if self._is_spent(now):
-            return False
-        await self._add(address, now)
-        return True
-
     def _is_spent(self, now: float) -> bool:
         return self._hour == int(now // HOUR_S) and self._count >= self.settings.messages.unverified_per_hour
 

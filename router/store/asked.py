@@ -160,6 +160,24 @@ def dump_create(create: NewConversation) -> dict[str, Any]:
     }
 
 
+def dump_message(message: NewMessage) -> dict[str, Any]:
+    """As accept.lua reads it."""
+    return {
+        "id": message.id,
+        "s": message.side,
+        "k": message.kind,
+        "au": message.author,
+        "an": message.author_name,
+        "b": codec.dump_content(message.content),
+        "cl": message.message_class,
+        "xp": int(message.expires_at * 1000),
+        "ep": message.endpoint,
+        "lt": int(message.late),
+        "uv": int(message.unverified),
+        "og": message.original,
+    }
+
+
 def dump_settlement(settlement: Settlement) -> dict[str, Any]:
     """As settle.lua reads it."""
     row: dict[str, Any] = {

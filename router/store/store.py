@@ -20,6 +20,7 @@ from router.store.asked import (
     Settlement,
     dump_change,
     dump_create,
+    dump_message,
     dump_settlement,
 )
 from router.store.codec import Leased, SideFacts
@@ -66,20 +67,7 @@ class Store(Reading):
         """
         argument: dict[str, Any] = {
             "c": conversation_id,
-            "m": {
-                "id": message.id,
-                "s": message.side,
-                "k": message.kind,
-                "au": message.author,
-                "an": message.author_name,
-                "b": codec.dump_content(message.content),
-                "cl": message.message_class,
-                "xp": int(message.expires_at * 1000),
-                "ep": message.endpoint,
-                "lt": int(message.late),
-                "uv": int(message.unverified),
-                "og": message.original,
-            },
+            "m": dump_message(message),
             "nh": said_hash,
             "queue_max": QUEUE_MAX,
             "reopen": int(reopen),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from channels.messages import Address, Channel, InboundMessage, Kind
+from channels.messages import Address, Channel, InboundMessage
 from health.report import EndpointId
 from router.core import Invalid
 from router.domain.conversation import Binding, MessageState
@@ -139,22 +139,6 @@ async def test_what_staff_move_by_hand_counts_and_is_refused_in_words(runtime: R
         await move
     with pytest.raises(Invalid, match="used up"):
         await moves[2]
-
-
-async def test_strangers_are_asked_within_the_hours_numbers_and_kept_in_any_case(runtime: Runtime) -> None:
-    """A prompt is a text that we pay for, to whoever made us send it."""
-    first = await write_to(runtime, "+12025550100", verified=True)
-    reference = (await runtime.switchboard.conversation(first.conversation_id)).conversation.reference
-    for number in range(4):
-        sender = Address(Channel.SMS, f"+1202555014{number}")
-        event = InboundMessage(SMS, f"claim {number}", sender, f"ref {reference}", runtime.clock.now())
-        assert (await runtime.switchboard.accept(event)).message_id
-    prompts = 0
-    for talk in await runtime.core.store.hidden_before(0, runtime.clock.now() + 1):
-        found = await runtime.core.store.messages(await runtime.core.store.transcript_ids(talk, 0, -1))
-        assert [one.kind for one in found].count(Kind.MESSAGE) == 1
-        prompts += [one.kind for one in found].count(Kind.PROMPT)
-    assert prompts == 2
 
 
 def test_without_a_list_the_countries_are_our_own() -> None:
