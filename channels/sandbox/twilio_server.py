@@ -6,6 +6,7 @@ import hmac
 import random
 import secrets
 import time
+from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import NoReturn
@@ -50,7 +51,7 @@ def problem(status: int, code: int, message: str, headers: Mapping[str, str] | N
     return web.json_response({**body, "status": status}, status=status, headers=headers)
 
 
-class TwilioServer:
+class TwilioServer(ABC):
     """One account on one port of 127.0.0.1: what SMS and voice have in common."""
 
     def __init__(
@@ -136,9 +137,9 @@ class TwilioServer:
         """The router's webhook for this endpoint."""
         return f"{self.public_url}/hooks/{self.endpoint}" + (f"/{step}" if step else "")
 
+    @abstractmethod
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Add what this kind of account serves."""
-        raise NotImplementedError
 
     async def _open(self) -> None:
         if self._runner is not None:

@@ -89,7 +89,7 @@ async def post_webhooks(port: int, webhooks: Sequence[bytes]) -> None:
     pending = iter(webhooks)
     done = [loop.create_future() for _ in range(CONNECTIONS)]
     transports = [
-        (await loop.create_connection(lambda one=one: _Poster(pending, one), "127.0.0.1", port))[0]  # type: ignore[misc]
+        (await loop.create_connection(lambda one=one: _Poster(pending, one), "127.0.0.1", port))[0]  # type: ignore[misc]  # mypy knows no type of a lambda with a default
         for one in done
     ]
     try:

@@ -176,7 +176,7 @@ class Pipelined:
         listening = anywhere.pubsub()
         try:
             await listening.subscribe(*channels)
-        except BaseException:
+        except BaseException:  # a cancellation too: leave no connection behind
             await listening.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             raise
         return listening
@@ -301,8 +301,9 @@ class Pipelined:
             async with asyncio.timeout(SOCKET_TIMEOUT_S):
                 await connection.send_packed_command([packed])
                 return [await self._answer(connection, command[0]) for command in commands]
-        except BaseException:
-            # Answers that nobody has read must never be taken for those to the next commands.
+        except (
+            BaseException
+        ):  # cancelled or not: answers nobody read must never be taken for those to the next commands
             await connection.disconnect(nowait=True)
             raise
         finally:
