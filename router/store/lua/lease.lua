@@ -113,13 +113,17 @@ end
 
 -- Retries on one endpoint are paid from a budget: a tenth of a token for each first try, and a floor each second.
 local retry = nil
-local function may_retry()
+local function budget()
   if not retry then
     local R = redis.call('HMGET', P .. 'retry', 'n', 'at')
     local elapsed = math.max(0, NOW - (tonumber(R[2] or 0) or 0)) / 1000
     retry = math.min(50, (tonumber(R[1] or 20) or 20) + math.min(elapsed, 3600) * A.retry_floor)
   end
-  if retry < 1 then return false end
+  return retry
+end
+
+local function may_retry()
+  if budget() < 1 then return false end
   retry = retry - 1
   return true
 end
@@ -218,7 +222,7 @@ for _, member in ipairs(due) do
           if M.uk ~= '' and not (A.idem == 1 and M.uk == S.ep) then redis.call('HSET', P .. 'm:' .. head, 'fl', '1') end
           local At = begin(S, head, M.cl, M.k)
           out[#out + 1] = describe(S, head, At)
-          if M.ac == 0 then retry = math.min(50, (retry or tonumber(redis.call('HGET', P .. 'retry', 'n') or 20)) + 0.1) end
+          if M.ac == 0 then retry = math.min(50, budget() + 0.1) end
         end
       end
     end

@@ -17,8 +17,10 @@ if A.by and A.by ~= At.ep and not (A.kin and string.sub(At.ep, 1, #A.kin) == A.k
 end
 redis.call('ZREM', P .. 'aw:' .. At.ep, At.t)
 local S = load_side(M[1], M[2])
+if not S then return {'missing', M[1], M[3]} end -- its conversation is being forgotten
 
-if A.final == 1 and S.b > 0 then
+-- The end of the call that occupies the leg, not of a text before it, nor of an earlier call told twice.
+if A.final == 1 and S.b > 0 and S.f == At.f then
   S.b = 0
   redis.call('HDEL', S.key, 'b')
   place(S)

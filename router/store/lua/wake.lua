@@ -17,8 +17,9 @@ if A.ids then
   end
   return {count, '0'}
 end
-local rows = redis.call('ZRANGEBYSCORE', P .. 'd:@plan', '(' .. int(math.max(A.after, NOW)), '+inf', 'WITHSCORES', 'LIMIT',
-  0, math.min(A.n, 100))
+-- From that score on, not behind it: many may share it, and whoever was woken stands at NOW.
+local from = A.after > NOW and int(A.after) or '(' .. int(NOW)
+local rows = redis.call('ZRANGEBYSCORE', P .. 'd:@plan', from, '+inf', 'WITHSCORES', 'LIMIT', 0, math.min(A.n, 100))
 local highest = A.after
 for i = 1, #rows, 2 do
   local c, s = split_member(rows[i])

@@ -1,13 +1,17 @@
 """Corners of the protocol: what one side's events must not do to another message, leg or order."""
 
+import json
+
 from channels.messages import Kind
 from health.report import EndpointId
 from router.domain.conversation import SideName
-from router.store.asked import Fail, Park, Rebind
+from router.store import keys
+from router.store.asked import Fail, LeaseTerms, Park, Rebind
 from router.store.codec import Notice
 
 MAIL = EndpointId("email/support")
 SMS = EndpointId("sms/acme")
+PHONE = EndpointId("phone/acme")
 NUMBER = "sms:+15550100"
 
 
@@ -238,3 +242,103 @@ async def test_one_combined_notice_is_heard_once_although_its_conversation_close
     await desk.settle(notice, "sent")
     desk.advance(2)
     assert [one.kind for one in await desk.lease(SMS)].count(Kind.NOTICE) == 0
+
+
+async def test_taking_back_a_later_message_does_not_cut_the_hold_of_the_one_before_it(desk):
+    """What may have been taken waits for its receipt, whatever becomes of what stands behind it."""
+    await desk.open()
+    first = await desk.say("one")
+    second = await desk.say("two")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "unknown")
+    ends = desk.now + 60
+    assert await desk.store.cancel(second, "agent") == "ok"
+    assert await due_at(desk) == ends
+    assert await desk.lease() == [] and await desk.state(first) == "unknown"
+
+
+async def test_a_notice_that_is_taken_back_is_not_said(desk):
+    await desk.open()
+    message = await desk.say("one")
+    await desk.move()
+    (notice,) = await desk.lease(SMS)
+    await desk.settle(notice, "throttled", retry_after_s=30)
+    assert await desk.store.cancel(notice.message_id, "agent") == "ok"
+    (leased,) = await desk.lease(SMS)
+    assert leased.message_id == message
+    assert await desk.state(notice.message_id) == "cancelled"
+    side = await desk.store.side(desk.conversation, SideName.CUSTOMER)
+    assert not side.notice_due
+
+
+async def test_only_the_end_of_the_call_itself_makes_its_leg_free(desk):
+    """A receipt of an earlier text, or the end of an earlier call told twice, comes while somebody speaks."""
+    await desk.open(SMS, NUMBER)
+    await desk.say("one")
+    (text,) = await desk.lease(SMS)
+    await desk.settle(text, "sent")
+    await desk.move(PHONE, "phone:+15550100", notice=False)
+    await desk.say("two")
+    (call,) = await desk.lease(PHONE)
+    await desk.settle(call, "sent", occupied_s=600)
+    last = await desk.say("three")
+    await desk.store.receipt(text.token, "delivered")
+    assert await desk.lease(PHONE) == [], "the call is live"
+    await desk.store.receipt(call.token, "delivered")
+    (again,) = await desk.lease(PHONE)
+    assert again.message_id == last
+    await desk.settle(again, "sent", occupied_s=600)
+    await desk.say("four")
+    await desk.store.receipt(call.token, "delivered")
+    assert await desk.lease(PHONE) == [], "the end of the first call was told again"
+
+
+async def test_a_receipt_for_a_conversation_that_is_being_forgotten_is_missing(desk):
+    """It goes in steps of 500 messages: its sides first, what was said last."""
+    await desk.open()
+    tokens = []
+    for number in range(501):
+        await desk.say(str(number))
+        (leased,) = await desk.lease()
+        await desk.settle(leased, "sent")
+        tokens.append(leased.token)
+    await desk.store.close(desk.conversation)
+    for leased in await desk.lease(EndpointId("chat/console")):
+        await desk.settle(leased, "sent")
+    found = await desk.store.redis.call("HMGET", f"tl:{{s0}}:v:{desk.conversation}", "sq", "ca")
+    argument = json.dumps({"c": desk.conversation, "q": found[0], "ca": found[1], "keep": 1000})
+    assert await desk.store.redis.run("forget", keys.shard(0), desk.clock[0], argument) == "more"
+    assert (await desk.store.receipt(tokens[-1], "delivered"))[0] == "missing"
+    message = (await desk.store.transcript_ids(desk.conversation, -1, -1))[0]
+    assert await desk.store.cancel(message, "agent") in {"begun", "missing"}
+
+
+async def test_everything_parked_is_woken_also_where_many_are_due_at_the_same_moment(desk):
+    """A storm parks by the batch: whole pages of them share one time."""
+    count = 130
+    for _ in range(count):
+        await desk.open()
+        await desk.say("one")
+        park = Park(desk.conversation, SideName.CUSTOMER, 1, 300, "no_route")
+        assert await desk.store.rebind(0, [park]) == ["ok"]
+    assert await desk.store.plan(0, 100) == []
+    assert await desk.store.wake_parked(0) == count
+    assert len(await desk.store.plan(0, 100)) + len(await desk.store.plan(0, 100)) == count
+
+
+async def test_the_budget_for_retries_grows_with_time_also_while_first_tries_go_on(desk):
+    """Two a second are promised, whatever else is said meanwhile."""
+    terms = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3, retry_floor_per_s=2.0)
+    await desk.store.redis.call("HSET", "tl:{s0}:retry", "n", 0, "at", desk.clock[0])
+    await desk.open()
+    again = await desk.say("one")
+    (leased,) = await desk.lease(terms=terms)
+    await desk.settle(leased, "unavailable", retry_after_s=3)
+    for _ in range(5):
+        desk.advance(0.6)
+        await desk.open(SMS, NUMBER)
+        await desk.say("hello")
+        (one,) = await desk.lease(SMS, terms=terms)
+        await desk.settle(one, "sent")
+    (leased,) = await desk.lease(terms=terms)
+    assert leased.message_id == again
