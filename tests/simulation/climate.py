@@ -60,6 +60,7 @@ class Climate:
     """Between two turns of a talk, on average."""
     dispatchers: int
     supervisors: int
+    shards: int
     endpoints: list[EndpointId]
     line: LineFaults
     weather: dict[EndpointId, list[Weather]] = field(default_factory=dict)
@@ -105,6 +106,7 @@ def draw_climate(rng: Random) -> Climate:
         pause_s=rng.choice((5.0, 15.0, 40.0)) * faults_s / 120.0,
         dispatchers=rng.choice((1, 2, 2, 3)),
         supervisors=2 if "two_supervisors" in on else 1,
+        shards=rng.choice((1, 1, 2, 3)),
         endpoints=endpoints,
         line=LineFaults(
             killed_before=0.004 * some["killed"],

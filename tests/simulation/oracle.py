@@ -54,11 +54,7 @@ def _promise_kept(said: Said, takes: list[Taken], talk: Talk, world: World) -> l
         return [] if takes else [f"{said.key} ({said.message_id}) is sent, but no vendor ever took it"]
     if said.state in VISIBLY_ENDED:
         return [] if said.reason or said.state in {"expired", "cancelled"} else [f"{said.key} ended without a reason"]
-    if (
-        said.state in {"parked", "queued", "unknown"}
-        and said.to == "c"
-        and f"{talk.conversation_id}:c" in world.hopeless()
-    ):
+    if said.state in {"parked", "queued", "unknown"} and world.lookout.excuses(said, talk):
         return []
     return [f"{said.key} ({said.message_id}) is {said.state} {said.reason} after everything is quiet"]
 

@@ -8,7 +8,7 @@ from channels.messages import Content, Kind
 from health.report import EndpointId
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
 from router.domain.conversation import Agent, Binding, MessageClass, SideName
-from router.domain.ids import new_id
+from router.domain.ids import new_id, shard_of
 from router.store.asked import NewConversation, NewLeg, NewMessage
 from router.store.codec import place_of
 
@@ -98,7 +98,7 @@ class Talk:
         def request(core: Core) -> object:
             now = core.clock.now()
             message = NewMessage(
-                new_id("m", 0, int(now * 1000)), SideName.AGENT, Kind.MESSAGE, self.customer_id, "Ann",
+                new_id("m", shard_of(self.customer_id), int(now * 1000)), SideName.AGENT, Kind.MESSAGE, self.customer_id, "Ann",
                 Content(said.key), MessageClass.NORMAL, 0, endpoint,
             )  # fmt: skip
             agent = (
@@ -110,7 +110,7 @@ class Talk:
                 self.customer_id, self.reference, "Order", "en", MessageClass.NORMAL, 5, "",
                 NewLeg(self.customer_id, endpoint, place), agent, assignee=agent.owner,
             )  # fmt: skip
-            identity = self.conversation_id or new_id("v", 0, int(now * 1000))
+            identity = self.conversation_id or new_id("v", shard_of(self.customer_id), int(now * 1000))
             return core.store.accept(
                 identity, message, natural_key=f"{endpoint}:{said.key}", said_hash=said.key, create=create, reopen=True,
                 pin=(endpoint, place),
@@ -135,7 +135,7 @@ class Talk:
     async def _post(self, said: Said) -> None:
         def request(core: Core) -> object:
             message = NewMessage(
-                new_id("m", 0, int(core.clock.now() * 1000)), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob",
+                new_id("m", shard_of(self.customer_id), int(core.clock.now() * 1000)), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob",
                 Content(said.key), MessageClass(said.message_class), said.expires_at, EndpointId(""),
             )  # fmt: skip
             return core.store.accept(

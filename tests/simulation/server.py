@@ -72,7 +72,8 @@ class Server:
     ring: Callable[[str], None] = lambda _: None
     clock_off_ms: int = 0
     away_until: float = 0.0
-    gates: dict[str, tuple[str, int]] = field(default_factory=dict)
+    gates: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    """By shard and endpoint."""
     begun: dict[str, Begun] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     """What must never be answered."""
@@ -104,7 +105,7 @@ class Server:
         answer, bells = self._ask("EVALSHA", self._digests[script], 1, prefix, str(now), argument)
         self._note(f"{who} {script} {argument} -> {answer}")
         if script == "lease":
-            self._watch_lease(now, json.loads(argument), answer)
+            self._watch_lease(now, prefix, json.loads(argument), answer)
         elif script == "settle":
             self._watch_settle(json.loads(argument), answer)
         for bell in bells:
@@ -119,7 +120,7 @@ class Server:
         if command[0] == "HSET" and str(command[1]).endswith(":gate"):
             for endpoint, text in zip(command[2::2], command[3::2], strict=True):
                 state, _, until = str(text).partition("|")
-                self.gates[str(endpoint)] = (state, int(until))
+                self.gates[str(command[1])[: -len("gate")], str(endpoint)] = (state, int(until))
         # A stream's ids come from the real clock, and a hash's order from the server's own seed.
         shown = "" if command[0] == "XADD" else sorted(answer) if isinstance(answer, list) else answer
         self._note(f"{who} {command} -> {shown}")
@@ -142,8 +143,8 @@ class Server:
         if self.log is not None:
             self.log.append(text)
 
-    def _watch_lease(self, now: int, argument: Mapping[str, Any], answer: list[str]) -> None:
-        state, until = self.gates.get(argument["ep"], ("open", 0))
+    def _watch_lease(self, now: int, prefix: str, argument: Mapping[str, Any], answer: list[str]) -> None:
+        state, until = self.gates.get((prefix, argument["ep"]), ("open", 0))
         for text in answer:
             row = json.loads(text)
             attempt = row["a"]

@@ -78,6 +78,8 @@ class Vendor:
     """Addresses that it said nobody is at."""
     said_no: set[str] = field(default_factory=set)
     """Ids of messages that it refused, or took and gave no timely receipt for."""
+    to_tell: int = 0
+    """Receipts that are on their way to us."""
     _ids: int = 0
 
     def mode(self) -> str:
@@ -138,6 +140,7 @@ class Vendor:
                     reason="bounced" if state is ReceiptState.UNDELIVERED else "",
                     permanent=permanent,
                 )
+                self.to_tell += 1
                 PROCESS_OF_NOBODY.run(self.loop.call_later, delay, self.post, event, taken)
 
 

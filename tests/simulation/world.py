@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import cache
 from random import Random
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from unittest import mock
 
 import redis
@@ -41,7 +41,8 @@ from router.store.store import Store
 from router.supervisor import Supervisor
 from tests.simulation.climate import CAPABILITIES, MAIL, Climate, draw_climate
 from tests.simulation.loop import EPOCH_S, Process, VirtualLoop
-from tests.simulation.people import Said, Talk
+from tests.simulation.lookout import Lookout
+from tests.simulation.people import Talk
 from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
 from tests.simulation.vendors import SimAdapter, Taken, Vendor
 
@@ -51,6 +52,10 @@ DRAIN_S = 2_400.0
 """After the last fault everything must have drained within this, on the virtual clock: 10 minutes for a person, 5 for
 parked bulk, and what follows them."""
 IN_FLIGHT = 3
+LOOK_S = 20.0
+"""Between two looks of the people at what became of their words, while it drains."""
+
+T = TypeVar("T")
 
 
 @cache
@@ -128,7 +133,7 @@ class World:
         self.climate: Climate = draw_climate(self.rng)
         self.server = Server(client, self.loop, mutate=mutate, ring=self._ring, log=log)
         self.wrong: list[str] = self.server.wrong
-        self.calm = self.looked = False
+        self.calm = False
         self.pace = 5.0 if self.climate.faults_s > 1000.0 else 1.0
         """Idle loops look this many times less often in a run of an hour."""
         self.words = 0
@@ -140,6 +145,7 @@ class World:
         self._names = 0
         self.vendors = {endpoint: self._vendor(endpoint) for endpoint in [*self.climate.endpoints, CONSOLE_ENDPOINT]}
         self.talks: list[Talk] = []
+        self.lookout = Lookout(self)
 
     # Clocks and tasks of the people and the network.
 
@@ -186,6 +192,10 @@ class World:
             await asyncio.sleep(pause * self.rng.uniform(0.5, 1.0))
             pause = min(10.0, pause * 2)
 
+    async def ask(self, work: Callable[[Core], Awaitable[T]]) -> T:
+        """The same, for what is only read."""
+        return cast(T, await self.request(work))
+
     def _serve(
         self, web: Process, work: Callable[[Core], Awaitable[object]], answered: "asyncio.Future[object]"
     ) -> None:
@@ -211,9 +221,9 @@ class World:
         settings, wording = _settings()
         return Core(
             settings=settings,
-            store=Store(line, now_ms=self.server.now_ms),
+            store=Store(line, shards=self.climate.shards, now_ms=self.server.now_ms),
             people=People(line),
-            control=Control(line, now_ms=self.server.now_ms),
+            control=Control(line, self.climate.shards, now_ms=self.server.now_ms),
             board=cast(Any, SimBoard(self, self.rng.choice((0.0, 0.0, 1.0, 5.0)))),
             files=cast(Any, None),
             archive=cast(Any, None),
@@ -325,6 +335,8 @@ class World:
         return vendor
 
     def _post(self, event: ReceiptEvent, taken: Taken) -> None:
+        vendor = self.vendors[event.endpoint]
+
         async def take(core: Core) -> object:
             desk = cast(Any, SimpleNamespace(say=lambda _: None))
             return await Reception(core, desk, cast(Any, None)).accept(event)
@@ -333,7 +345,8 @@ class World:
             await self.request(take)
             # By its own id of a message whose send nobody heard the end of, a vendor tells us nothing.
             heard = event.token and event.state in {ReceiptState.DELIVERED, ReceiptState.READ}
-            taken.told = taken.told or (bool(heard) and not self.looked)
+            taken.told = taken.told or bool(heard)
+            vendor.to_tell -= 1
 
         self.spawn(post())
 
@@ -356,8 +369,6 @@ class World:
             self.loop.run_until(self.climate.faults_s)
             self._calm_down()
             self._drain()
-            if not self.loop.given_up:
-                self._look()
             self.loop.given_up, given_up, self.loop.steps = False, self.loop.given_up, 0
             self._tear_down()
             self.loop.given_up = given_up
@@ -381,64 +392,34 @@ class World:
         self.loop.run_until(max([self.now, *(one.at + 10.0 for one in self.climate.changes)]))
         limit = self.now + DRAIN_S + slowed + 2 * self.climate.clock_off_s
         while self.now < limit and not self.loop.given_up:
-            self.loop.run_until(min(limit, self.now + 20.0))
-            if not self.people and not self.left():
-                # Let late receipts come, and what follows from them.
+            self.loop.run_until(min(limit, self.now + LOOK_S))
+            if self._nothing_left():
+                # Let come what is to come, and look once more.
+                taken = self._taken()
                 self.loop.run_until(self.now + 5.0)
-                if not self.people and not self.left():
-                    return
+                if self._nothing_left(whole=True) and taken == self._taken():
+                    break
+        for talk in self.talks:
+            for said in talk.said:
+                seen = self.lookout.messages.get(said.message_id)
+                said.state, said.reason = (seen.state.value, seen.reason) if seen is not None else ("missing", "")
 
-    def hopeless(self) -> set[str]:
-        """Customers' sides with a message that has no way: nobody may write there, is there, or takes this message."""
-        return {
-            f"{talk.conversation_id}:c" for talk in self.talks if any(self._has_no_way(one, talk) for one in talk.said)
-        }
-
-    def _has_no_way(self, said: Said, talk: Talk) -> bool:
-        if said.to != "c" or not said.message_id:
+    def _nothing_left(self, *, whole: bool = False) -> bool:
+        """Everybody was answered, every vendor has told us what it had to tell, and every client sees an end."""
+        if self.people or any(vendor.to_tell for vendor in self.vendors.values()):
             return False
-        nobody = {place for vendor in self.vendors.values() for place in vendor.nobody_at}
-        return all(
-            place_of(one) in talk.refused
-            or str(one.address) in nobody
-            or said.message_class == "secret"
-            or all(said.message_id in self.vendors[home].said_no for home in talk.homes[place_of(one)])
-            for one in talk.bindings
-        )
+        self.spawn(self.lookout.look(whole=whole))
+        self.loop.run_until(self.now + 60.0, ended=lambda: not self.people)
+        return not self.people and not self.lookout.left
+
+    def _taken(self) -> int:
+        return sum(len(vendor.journal) for vendor in self.vendors.values())
 
     def left(self) -> list[str]:
-        """Sides that still have something to do, by due set, but for those that wait for a way in vain."""
-        found: list[str] = []
-        hopeless = self.hopeless()
-        for key in self.server.client.scan_iter("tl:{s0}:d:*"):
-            due = str(key).rpartition(":d:")[2]
-            found += [
-                f"{due} {one}"
-                for one in self.server.client.zrange(str(key), 0, 50)
-                if due != keys.PLAN or one not in hopeless
-            ]
-        for endpoint in self.climate.endpoints:
-            if CAPABILITIES[endpoint].receipt_due_s is not None:  # without a receipt it goes on to the next binding
-                awaited = self.server.client.zrange(f"tl:{{s0}}:aw:{endpoint}", 0, 50)
-                found += [f"receipt for {token} from {endpoint}" for token in awaited]
-        return sorted(found)
-
-    def _look(self) -> None:
-        """Every client looks up what became of what it said."""
-        self.looked = True
-        process = Process(self.loop, "look")
-        core = self.core(process, LineFaults())
-
-        async def look() -> None:
-            for talk in self.talks:
-                for said in talk.said:
-                    if said.message_id:
-                        message = await core.store.message(said.message_id)
-                        said.state = message.state.value if message else "missing"
-                        said.reason = message.reason if message else ""
-
-        process.start(look())
-        self.loop.run_until(self.now + 60.0, ended=lambda: not process.tasks)
+        """What its people could not see the end of."""
+        unheard = [said.key for talk in self.talks for said in talk.said if said.answer == ""]
+        waits = [f"{len(self.people)} requests without an answer"] if self.people else []
+        return [*self.lookout.left, *unheard, *waits]
 
     def _tear_down(self) -> None:
         self.ended = True
@@ -486,7 +467,9 @@ class World:
             agent = Agent(f"a0-bob{number}", "Bob", "", (Binding(Address(channel, value), None, verified=True),))
             homes[place_of(agent.bindings[0])] = [endpoint]
             await core.people.create_agent(agent)
-        customer = Customer(f"c0-ann{number}", "Ann", "en", tuple(bindings), self.unix)
+        customer = Customer(
+            f"c{self.rng.randrange(self.climate.shards)}-ann{number}", "Ann", "en", tuple(bindings), self.unix
+        )
         await core.people.create(customer)
         talk = Talk(self, customer.id, f"4F2K{ALPHABET[number]}", bindings, homes, agent)
         talk.refused = {place_of(one): 0.0 for one in bindings if not one.consent}

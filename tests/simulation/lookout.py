@@ -1,0 +1,130 @@
+"""What people see of what they said: asked of the web role, as their clients ask. It knows no key of our store."""
+
+from typing import TYPE_CHECKING
+
+from channels.messages import Kind
+from router.core import Core
+from router.domain.conversation import Message, MessageState, Side, SideName
+from router.reading import Reading
+from router.store.codec import place_of
+from tests.simulation.climate import CAPABILITIES
+
+if TYPE_CHECKING:
+    from tests.simulation.people import Said, Talk
+    from tests.simulation.world import World
+
+ENDED = frozenset(
+    {
+        MessageState.SENT,
+        MessageState.DELIVERED,
+        MessageState.READ,
+        MessageState.UNCONFIRMED,
+        MessageState.UNDELIVERED,
+        MessageState.FAILED,
+        MessageState.CANCELLED,
+        MessageState.EXPIRED,
+    }
+)
+TRANSCRIPT_MAX = 1000
+
+
+class Lookout:
+    """Looks at every conversation, again and again, until nothing in it is on its way any more."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.messages: dict[str, Message] = {}
+        """By id: what the latest look showed."""
+        self.left: list[str] = []
+        """What was still on its way at the latest look."""
+        self._quiet: set[str] = set()
+        """Conversations with nothing on its way when they were last looked at."""
+
+    async def look(self, *, whole: bool = False) -> None:
+        """Look at what was not quiet yet; once all of it is, or where `whole` is asked, at everything."""
+        found: list[str] = []
+        for talk in self.world.talks:
+            if talk.conversation_id and (whole or talk.conversation_id not in self._quiet):
+                found += await self._look_at(talk)
+        self.left = found
+        if not found and not whole:
+            await self.look(whole=True)
+
+    async def _look_at(self, talk: "Talk") -> list[str]:
+        async def read(core: Core) -> tuple[list[Message], tuple[Side, Side]]:
+            reading = Reading(core)
+            view = await reading.conversation(talk.conversation_id)
+            said = await reading.transcript(talk.conversation_id, limit=TRANSCRIPT_MAX)
+            return said, (view.customer_side, view.agent_side)
+
+        messages, sides = await self.world.ask(read)
+        self.messages |= {one.id: one for one in messages}
+        left = [
+            f"{side.conversation_id}:{side.name} {one}" for side in sides for one in self._left(talk, side, messages)
+        ]
+        if left:
+            self._quiet.discard(talk.conversation_id)
+        else:
+            self._quiet.add(talk.conversation_id)
+        return left
+
+    def _left(self, talk: "Talk", side: Side, messages: list[Message]) -> list[str]:
+        """What of a side is on its way, but for what waits in vain, and says so."""
+        going = [one for one in messages if one.side is side.name and not self._ended(one)]
+        if side.name is SideName.CUSTOMER and self._waits_in_vain(talk, going):
+            return []
+        left = [f"{one.id} {one.kind} {one.state} {one.reason}" for one in going]
+        if side.queued and not going:
+            left.append(f"{side.queued} in its queue")
+        if side.notice_due and not (side.name is SideName.CUSTOMER and not self._ways(talk)):
+            left.append("a notice")
+        return left
+
+    def _ended(self, message: Message) -> bool:
+        """Nothing will become of it by itself."""
+        if message.kind is Kind.NOTICE and message.state is MessageState.UNKNOWN:
+            return True  # nobody is told twice because we are unsure
+        if message.state is MessageState.SENT and message.side is SideName.CUSTOMER:
+            # Without its receipt it goes on to the next binding.
+            known = CAPABILITIES.get(message.endpoint)
+            return known is None or known.receipt_due_s is None
+        return message.state in ENDED
+
+    def _waits_in_vain(self, talk: "Talk", going: list[Message]) -> bool:
+        """The first of what waits has no way, and is parked for want of one."""
+        waiting = [one for one in going if one.kind is not Kind.NOTICE]
+        if not waiting or not self.has_no_way(waiting[0], talk):
+            return False
+        return bool(waiting[0].parked_until) and all(
+            one.state in {MessageState.PARKED, MessageState.QUEUED, MessageState.UNKNOWN} for one in going
+        )
+
+    def _ways(self, talk: "Talk") -> list[str]:
+        """Addresses where somebody is who may be written to."""
+        nobody = {place for vendor in self.world.vendors.values() for place in vendor.nobody_at}
+        return [
+            place_of(one)
+            for one in talk.bindings
+            if place_of(one) not in talk.refused and str(one.address) not in nobody
+        ]
+
+    def has_no_way(self, message: Message, talk: "Talk") -> bool:
+        """Nobody may write it there, is there, or takes this message."""
+        return message.message_class == "secret" or all(
+            message.id in self.world.vendors[home].said_no for place in self._ways(talk) for home in talk.homes[place]
+        )
+
+    def excuses(self, said: "Said", talk: "Talk") -> bool:
+        """It stands on a side of which the first message has no way."""
+        waiting = sorted(
+            (
+                one
+                for one in self.messages.values()
+                if one.conversation_id == said.conversation_id
+                and one.side is SideName.CUSTOMER
+                and one.kind is not Kind.NOTICE
+                and not self._ended(one)
+            ),
+            key=lambda one: one.sequence,
+        )
+        return said.to == "c" and self._waits_in_vain(talk, waiting)
