@@ -1,6 +1,5 @@
 """Messages that match no conversation: kept, asked about, filed once the sender has proven where they belong."""
 
-import hashlib
 import json
 import secrets
 import unicodedata
@@ -12,7 +11,7 @@ from channels.messages import Content, InboundMessage, Kind
 from health.report import EndpointId
 from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
 from router.domain.conversation import Binding, Message, MessageClass, SideName
-from router.domain.ids import new_id, shard_of
+from router.domain.ids import hidden_id, new_id, shard_of
 from router.domain.matching import Held, Why
 from router.store.asked import AcceptAnswer, NewConversation, NewLeg, NewMessage
 from router.store.codec import read_place
@@ -42,9 +41,8 @@ class Place:
 
     @property
     def conversation_id(self) -> str:
-        """The hidden conversation that holds what came from here; always the same for the same place."""
-        digest = hashlib.sha256(f"{self.endpoint}|{self.place}".encode()).hexdigest()[:22].upper()
-        return f"h{self.shard}-{digest}"
+        """The hidden conversation that holds what came from here."""
+        return hidden_id(self.shard, self.endpoint, self.place)
 
 
 @dataclass(frozen=True, slots=True)

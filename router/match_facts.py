@@ -1,12 +1,10 @@
 """What the store knows of a message's token, thread, references and sender, for matching it."""
 
-import asyncio
-
 from channels.messages import Address, InboundMessage
 from router.core import Core
 from router.domain.matching import MatchFacts, Spoken, claimed_references, searched_text
 from router.mail_threads import conversation_of_mail
-from router.senders import SPOKEN_MAX, Sender, spoken_over
+from router.senders import Sender
 from router.store.store import read_token
 
 THREAD_MAX = 20
@@ -15,17 +13,8 @@ THREAD_MAX = 20
 
 async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> MatchFacts:
     """Everything that `match_inbound` decides by. Raises StoreUnavailable."""
-    over, token_conversation, thread, of_customers = await asyncio.gather(
-        spoken_over(core, sender.place),
-        _token_conversation(core, event),
-        _thread(core, event),
-        asyncio.gather(*(core.store.open_of_customer(customer.id) for customer in sender.customers)),
-    )
-    open_ids = [one for ids in of_customers for one in ids]
-    recent = sorted(over, key=lambda one: -over[one])[:SPOKEN_MAX]
-    records = await asyncio.gather(*(core.store.conversation(one) for one in dict.fromkeys(open_ids + recent)))
-    known = {one.id: one for one in records if one is not None and not one.id.startswith("h")}
-    mine = set(open_ids) | (set(recent) if sender.agent else set())
+    known = {one: record for one, record in sender.conversations.items() if not one.startswith("h")}
+    mine = {*sender.open_conversations, *(sender.spoken if sender.agent else ())}
     claims: dict[str, str] = {}
     own_closed: dict[str, str] = {}
     people = {one.id for one in sender.customers}
@@ -38,12 +27,16 @@ async def gather_facts(core: Core, event: InboundMessage, sender: Sender) -> Mat
             (own_closed if is_own else claims)[reference] = owner
     return MatchFacts(
         now=core.clock.now(),
-        token_conversation=token_conversation,
-        thread=thread,
+        token_conversation=await _token_conversation(core, event),
+        thread=await _thread(core, event),
         references={one.reference: one.id for one in known.values() if one.open and one.id in mine} | own_closed,
         claims=claims,
-        spoken=[Spoken(one, known[one].customer_id, over[one], open=known[one].open) for one in recent if one in known],
-        open_conversations=sorted(open_ids),
+        spoken=[
+            Spoken(one, known[one].customer_id, at, open=known[one].open)
+            for one, at in sender.spoken.items()
+            if one in known
+        ],
+        open_conversations=sender.open_conversations,
         customers=tuple(one.id for one in sender.customers),
         from_agent=sender.agent is not None,
     )

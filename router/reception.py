@@ -1,11 +1,11 @@
 """Inbound: what customers, agents and vendors tell us, taken once, matched, durable before anyone is answered."""
 
-import asyncio
 import json
 from dataclasses import dataclass, replace
 
 import structlog
 
+from channels.errors import LocalFault
 from channels.messages import About, Accepted, Channel, Content, Event, InboundMessage, Kind, Matter, ReceiptEvent
 from channels.text import opt_keyword
 from health.report import Direction, EndpointId, Evidence, Verdict, Witness
@@ -24,11 +24,14 @@ from router.match_facts import gather_facts, only_open
 from router.openings import customer_for, opened_by
 from router.receipts import take_receipt
 from router.rendering import gather_matter
-from router.senders import Sender, accepted_before, find_sender
+from router.senders import Sender, find_sender
 from router.store.asked import AcceptAnswer, NewConversation, NewMessage
 from router.store.people import TooManyBindings
 from router.store.store import read_token
 from router.telemetry import ACCEPTED
+
+REFUSED = frozenset({"missing", "closed", "full"})
+"""Answers of `accept` after which nothing was taken."""
 
 log = structlog.get_logger()
 
@@ -46,6 +49,7 @@ class Reception:
 
         Raises:
             StoreUnavailable: nothing was promised; deliver it again.
+            LocalFault: the same, and Redis is not to blame: a thousand messages wait from that place already.
         """
         if isinstance(event, ReceiptEvent):
             return await take_receipt(self.core, self.desk, event)
@@ -72,19 +76,19 @@ class Reception:
         return await gather_matter(self.core, conversation_id)
 
     async def _take_message(self, event: InboundMessage) -> Accepted:
-        sender = await find_sender(self.core, event)
         key = natural_key(event)
-        # Asked together: most messages are new, and all they cost is the round trips they wait for.
-        known, facts = await asyncio.gather(accepted_before(self.core, key), gather_facts(self.core, event, sender))
-        if known is not None:
-            await self._remember(event, known[1])  # we may have ended between taking it and this
-            return Accepted("" if known[1].startswith("h") else known[1], known[0], duplicate=True)
+        sender, accepted = await find_sender(self.core, event, key)
+        if accepted is not None:
+            message_id, conversation_id = accepted
+            await self._remember(event, conversation_id)  # we may have ended between taking it and this
+            return Accepted("" if conversation_id.startswith("h") else conversation_id, message_id, duplicate=True)
+        facts = await gather_facts(self.core, event, sender)
         content = await keep_content(self.core, event)
         if sender.agent is not None:
             return await self._take_from_agent(event, sender, sender.agent, facts, content, key)
         opt = event.opt or (opt_keyword(event.text) if event.sender.channel is Channel.SMS else None)
         if opt in {"stop", "start"}:
-            return await self._take_opt(event, sender, content, key, opt == "start")
+            return await self._take_opt(event, sender, match_inbound(event, facts), content, key, opt == "start")
         proven = await self.holding.read_code(sender.place, event.text)
         if proven:
             return await self._file_proven(event, sender, proven, key, content)
@@ -103,7 +107,7 @@ class Reception:
                 message = new_message(self.core, event, sender.place.shard, "", event.sender_name, content)
                 # Nobody is asked about an auto-reply, so it waits for nothing; with an answer it is filed.
                 waits = None if event.automatic else match
-                answer = await self.holding.keep(sender.place, message, key, said_hash(content), waits)
+                answer = _taken(await self.holding.keep(sender.place, message, key, said_hash(content), waits))
                 if answer.verdict == "new":
                     await self._note_held(match, answer.message_id, event)
                     if sender.may_be_asked(event.sender):
@@ -112,7 +116,8 @@ class Reception:
 
     async def _join(self, event: InboundMessage, sender: Sender, match: Joins, content: Content, key: str) -> Accepted:
         conversation_id = match.conversation_id
-        conversation = await self.core.store.conversation(conversation_id)
+        read = sender.conversations.get(conversation_id)
+        conversation = read or await self.core.store.conversation(conversation_id)
         if conversation is None:
             return await self._go_on(event, sender, match, content, key)
         whose = (one for one in sender.customers if one.id == conversation.customer_id)
@@ -120,15 +125,17 @@ class Reception:
         if match.how is How.MAIL_THREAD and all(one.address != event.sender for one in customer.bindings):
             # Everybody who was copied knows the Message-ID: it files the mail, and proves nothing about its sender.
             event = replace(event, unverified=True)
-        held = await self.holding.file(sender.place, conversation_id, customer.id, customer.name)
-        if held:
-            log.info("held.filed", conversation=conversation_id, count=held)
+        filed = sender.has_held and await self.holding.file(sender.place, conversation_id, customer.id, customer.name)
+        if filed:
+            log.info("held.filed", conversation=conversation_id, count=filed)
         message = new_message(self.core, event, shard_of(conversation_id), customer.id, customer.name, content)
         answer = await self._put(
             event, sender, conversation_id, message, key, reopen=True, decided=f"joined by {match.how}"
         )
         await self._learn_address(event, customer)
-        return self._accepted(answer, event)
+        if answer.verdict == "missing":  # archived, or erased, in this very moment
+            return await self._go_on(event, sender, match, content, key)
+        return await self._accepted_or_held(answer, event, sender, conversation_id, content, key)
 
     async def _go_on(self, event: InboundMessage, sender: Sender, match: Joins, content: Content, key: str) -> Accepted:
         """What it belongs to is archived: a new one begins that names it; or erased: it is matched without that."""
@@ -223,14 +230,10 @@ class Reception:
             expires_at=self.core.expiry(MessageClass.NORMAL, now),
         )
         answer = await self._put(event, sender, match.conversation_id, message, key)
-        if answer.verdict in {"missing", "closed"}:
-            # It ended, or is archived: nothing may be said there any more, and nothing an agent wrote is lost.
-            held = Held(Why.NOTHING_OPEN, "prompt.reference", (match.conversation_id,))
-            return await self._by_match(event, sender, held, content, key)
-        return self._accepted(answer, event)
+        return await self._accepted_or_held(answer, event, sender, match.conversation_id, content, key)
 
     async def _take_opt(
-        self, event: InboundMessage, sender: Sender, content: Content, key: str, consents: bool
+        self, event: InboundMessage, sender: Sender, match: Match, content: Content, key: str, consents: bool
     ) -> Accepted:
         """STOP ends consent for this address at once, for everybody who shares it; START restores it."""
         changed = False
@@ -241,16 +244,15 @@ class Reception:
                     changed = True
                     if consents:
                         await self.core.wake_customer(customer.id)
-        match = match_inbound(event, await gather_facts(self.core, event, sender))
         conversation_id = match.conversation_id if isinstance(match, Joins) else ""
         if conversation_id:
             owner = next(iter(sender.customers), None)
             author, name = (owner.id, owner.name) if owner else ("", "")
             message = new_message(self.core, event, shard_of(conversation_id), author, name, content)
             answer = await self._put(event, sender, conversation_id, message, key, quiet=True)
-        else:
+        if not conversation_id or answer.verdict in REFUSED:
             message = new_message(self.core, event, sender.place.shard, "", "", content)
-            answer = await self.holding.keep(sender.place, message, key, said_hash(content))
+            answer = _taken(await self.holding.keep(sender.place, message, key, said_hash(content)))
         if changed:
             locale = event.locale or next((one.locale for one in sender.customers if one.locale), "")
             text = self.core.wording.say(
@@ -268,7 +270,7 @@ class Reception:
         await self.holding.file(sender.place, conversation_id, customer.id, customer.name)
         message = new_message(self.core, event, shard_of(conversation_id), customer.id, customer.name, content)
         answer = await self._put(event, sender, conversation_id, message, key, reopen=True)
-        return self._accepted(answer, event)
+        return await self._accepted_or_held(answer, event, sender, conversation_id, content, key)
 
     async def _learn_address(self, event: InboundMessage, customer: Customer) -> None:
         """Whoever answers with a signed token or in the thread is reachable where they answered from."""
@@ -283,6 +285,21 @@ class Reception:
         except TooManyBindings:
             # What was written is taken; only this address is answered through the conversation alone.
             log.warning("binding.not_learned", customer=customer.id, endpoint=event.endpoint)
+
+    async def _accepted_or_held(
+        self,
+        answer: AcceptAnswer,
+        event: InboundMessage,
+        sender: Sender,
+        conversation_id: str,
+        content: Content,
+        key: str,
+    ) -> Accepted:
+        """What its conversation does not take, agents are shown: it ended, is archived, or too much waits there."""
+        if answer.verdict not in REFUSED:
+            return self._accepted(answer, event)
+        why, asks = (Why.QUEUE_FULL, "") if answer.verdict == "full" else (Why.NOTHING_OPEN, "prompt.reference")
+        return await self._by_match(event, sender, Held(why, asks, (conversation_id,)), content, key)
 
     def _accepted(self, answer: AcceptAnswer, event: InboundMessage) -> Accepted:
         ACCEPTED.labels(event.endpoint, "accepted" if answer.verdict == "new" else "duplicate").inc()
@@ -308,3 +325,10 @@ class Reception:
     def _decision(self, kind: DecisionKind, conversation_id: str, words: str, event: InboundMessage) -> str:
         now = self.core.clock.now()
         return write_decision(Decision(kind, conversation_id, SideName.AGENT, now, words, (str(event.endpoint),)))
+
+
+def _taken(answer: AcceptAnswer) -> AcceptAnswer:
+    """Nobody is told that we have what stands nowhere. Raises LocalFault."""
+    if answer.verdict in REFUSED:
+        raise LocalFault(f"not taken: what is held from there is {answer.verdict}")
+    return answer

@@ -40,6 +40,12 @@ def shard_for(address: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(address.encode()).digest()[:4], "big") % shards
 
 
+def hidden_id(shard: int, endpoint: str, place: str) -> str:
+    """The hidden conversation that holds what came from a place over an endpoint; always the same one."""
+    digest = hashlib.sha256(f"{endpoint}|{place}".encode()).hexdigest()[:22].upper()
+    return f"h{shard}-{digest}"
+
+
 def new_reference() -> str:
     """A short random reference; the store claims it, or asks for another."""
     return "".join(secrets.choice(ALPHABET) for _ in range(REFERENCE_LENGTH))

@@ -6,9 +6,27 @@ from typing import Any
 
 from channels.messages import Content, Kind
 from health.report import EndpointId
-from router.domain.conversation import MessageClass, SideName
+from router.domain.conversation import Conversation, Customer, MessageClass, SideName
 from router.store import codec
 from router.store.codec import Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What one shard knows of where a message came from, all of one moment."""
+
+    customers: tuple[Customer, ...]
+    """Of those asked for, who are there."""
+    open_of: Mapping[str, tuple[str, ...]]
+    """Their open conversations, by customer id."""
+    spoken: Mapping[str, float]
+    """Conversations that spoke over the address pair, by when last (unix seconds)."""
+    conversations: Mapping[str, Conversation]
+    """Of all these the first hundred that are there, by id: open ones, then those that spoke last."""
+    accepted: bool
+    """Something was accepted under the natural key."""
+    has_held: bool
+    """The place has a hidden conversation."""
 
 
 @dataclass(frozen=True, slots=True)

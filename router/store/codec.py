@@ -12,6 +12,7 @@ from router.domain.conversation import (
     Attempt,
     Binding,
     Conversation,
+    Customer,
     Leg,
     Message,
     MessageClass,
@@ -224,6 +225,19 @@ def load_conversation(identity: str, row: Hash) -> Conversation:
         last_inbound_at=seconds(row.get("li")),
         moved_at=seconds(row.get("mv")),
         home=EndpointId(row.get("ho", "")),
+    )
+
+
+def load_customer(identity: str, row: Hash, bindings: Hash) -> Customer:
+    """A customer's record with their bindings, in their order."""
+    loaded = (load_binding(where, text) for where, text in bindings.items())
+    return Customer(
+        id=identity,
+        name=row["n"],
+        locale=row["l"],
+        bindings=tuple(sorted(loaded, key=lambda one: (one.order, str(one.address)))),
+        created_at=float(row["at"]),
+        alias_of=row.get("al", ""),
     )
 
 

@@ -47,14 +47,7 @@ class People:
         )
         if not row:
             return None
-        return Customer(
-            id=customer_id,
-            name=row["n"],
-            locale=row["l"],
-            bindings=tuple(sorted((codec.load_binding(k, v) for k, v in bindings.items()), key=_by_order)),
-            created_at=float(row["at"]),
-            alias_of=row.get("al", ""),
-        )
+        return codec.load_customer(customer_id, row, bindings)
 
     async def describe(self, customer_id: str, *, name: str = "", locale: str = "") -> None:
         """Set a name or a locale that we learned."""
@@ -191,10 +184,6 @@ class People:
 
 def _stamp(binding: Binding) -> str:
     return str(binding.order)
-
-
-def _by_order(binding: Binding) -> tuple[int, str]:
-    return binding.order, str(binding.address)
 
 
 def _dump_agent(agent: Agent) -> str:

@@ -8,13 +8,21 @@ from typing import Any
 
 from health.report import EndpointId
 from router.domain.conversation import Conversation, Message, Side, SideName
-from router.domain.ids import shard_of
+from router.domain.ids import hidden_id, shard_of
 from router.store import codec, keys
+from router.store.asked import Known
 from router.store.clock import server_ms
 from router.store.redis import Pipelined
 
 QUEUE_MAX = 1000
 """Messages that may wait on one side; more are refused."""
+KNOWN_MAX = 100
+"""Customers that one `known` may name, and conversations that it reads."""
+SPOKEN_MAX = 50
+"""Conversations over one address pair that are looked at, the latest ones."""
+
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +176,26 @@ class Reading:
         row = _pairs(await self.redis.promise("HGETALL", f"{keys.shard(shard)}m:{message_id}"))
         return (message_id, row["c"]) if row else None
 
-    async def spoke_over(self, shard: int, endpoint: EndpointId, place: str) -> dict[str, float]:
-        """Conversations that spoke over this exact address pair, by when last (unix seconds)."""
-        row = await self._hash(f"{keys.shard(shard)}pair:{endpoint}|{place}")
-        return {conversation: codec.seconds(at) for conversation, at in row.items()}
+    async def known(
+        self, shard: int, natural_key: str, endpoint: EndpointId, place: str, customers: Sequence[str]
+    ) -> Known:
+        """What a shard knows of where a message came from, and of at most 100 customers there."""
+        argument = {
+            "nk": natural_key,
+            "pr": f"{endpoint}|{place}",
+            "h": hidden_id(shard, endpoint, place),
+            "cu": customers[:KNOWN_MAX],
+            "n": SPOKEN_MAX,
+        }
+        accepted, has_held, spoken, people, conversations = await self._run("known", shard, argument)
+        return Known(
+            customers=tuple(codec.load_customer(one, _pairs(row), _pairs(bound)) for one, row, bound, _ in people),
+            open_of={one: tuple(sorted(open_ids)) for one, _, _, open_ids in people},
+            spoken={conversation: codec.seconds(at) for conversation, at in _pairs(spoken).items()},
+            conversations={one: codec.load_conversation(one, _pairs(row)) for one, row in conversations},
+            accepted=bool(accepted),
+            has_held=bool(has_held),
+        )
 
     async def journal_after(self, shard: int, after: str, limit: int) -> list[tuple[str, dict[str, str]]]:
         """Journal entries after a stream id (`0`: from the start), oldest first."""
@@ -193,8 +217,7 @@ class Reading:
 
     async def _run(self, script: str, shard: int, argument: Any) -> Any:
         now = self._now_ms() if self._now_ms else None
-        text = json.dumps(argument, ensure_ascii=False, separators=(",", ":"))
-        return await self.redis.run(script, keys.shard(shard), now, text)
+        return await self.redis.run(script, keys.shard(shard), now, _json(argument))
 
     async def _hash(self, key: str) -> dict[str, str]:
         return _pairs(await self.redis.call("HGETALL", key))

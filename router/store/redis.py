@@ -54,6 +54,7 @@ SCRIPTS = (
     "files",
     "forget",
     "inspect",
+    "known",
     "lease",
     "plan",
     "rebind",
@@ -149,7 +150,7 @@ class Pipelined:
         if not self._waiting:
             loop.call_soon(self._flush)
         self._waiting.append((command, future))
-        return await asyncio.shield(future)
+        return await future  # cancelled with its caller; the batch does not mind
 
     async def run(self, script: str, prefix: str, now_ms: int | None, argument: str) -> Any:
         """A script's answer. The scripts are loaded again where the server has forgotten them.

@@ -22,7 +22,7 @@ from channels.messages import (
 )
 from health.report import EndpointId
 from router.core import Invalid
-from router.domain.conversation import Binding, Message, SideName
+from router.domain.conversation import Binding, Customer, Message, SideName
 from router.receipts import take_receipt
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
@@ -226,6 +226,34 @@ async def test_what_an_agent_writes_is_the_agents_whoever_claims_their_address(r
     assert [one.content.text for one in await said(runtime, conversation)] == ["In Lyon."]
     assert (await runtime.switchboard.conversations(customer_id=mallory.id)).items == []
     assert await runtime.switchboard.matter(About(sender=AGENT)) is None
+
+
+async def test_stop_holds_for_everybody_however_many_share_a_number(runtime: Runtime) -> None:
+    """More than one call asks about: none of them may be left out."""
+    crowd = [f"c0-CROWD{number:04d}" for number in range(230)]
+    for identity in crowd:
+        binding = Binding(NUMBER, None, verified=True)
+        await runtime.core.people.create(Customer(identity, "Ann", "en", (binding,), 1.0))
+    await hear(runtime, "STOP")
+    for identity in crowd:
+        customer = await runtime.core.people.customer(identity)
+        assert customer is not None
+        assert not any(one.consent for one in customer.bindings)
+
+
+async def test_a_reference_is_found_among_more_conversations_than_one_call_reads(runtime: Runtime) -> None:
+    """A shared number may have hundreds open; whoever names one is understood."""
+    first = await hear(runtime, "Where is my order?")
+    customer = (await runtime.switchboard.conversation(first.conversation_id)).conversation.customer_id
+    opened = [first.conversation_id]
+    for number in range(130):
+        opening = await runtime.switchboard.open_conversation(
+            customer, subject="", text="Hello", author="bob", author_name="Bob", idempotency_key=f"{number}"
+        )
+        opened.append(opening.conversation_id)
+    for conversation_id in (opened[1], opened[70], opened[-1]):
+        reference = (await runtime.switchboard.conversation(conversation_id)).conversation.reference
+        assert (await hear(runtime, f"I mean {reference}, please")).conversation_id == conversation_id
 
 
 async def test_files_beyond_the_limits_are_told_of(runtime: Runtime) -> None:

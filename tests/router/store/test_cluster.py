@@ -102,6 +102,9 @@ class Story:
         third = await self.say("third")
         assert await store.doubt(shard, [self.conversation]) == 1
         await store.affected(shard, [f"{self.conversation}:c"])
+        known = await store.known(shard, "third", SMS, "sms:+12025550100", [f"c{shard}-ann"])
+        assert known.accepted
+        assert list(known.spoken) == [self.conversation]
         park = Park(self.conversation, side, wants.epoch + 1, 60.0, "all_down")
         assert await store.rebind(shard, [park]) == ["ok"]
         assert await store.wake_parked(shard) == 1
