@@ -27,6 +27,7 @@ from router.rendering import gather_matter
 from router.senders import Sender, find_sender
 from router.store.asked import AcceptAnswer, NewConversation, NewMessage
 from router.store.people import TooManyBindings
+from router.store.redis import StoreUnavailable
 from router.store.store import read_token
 from router.telemetry import ACCEPTED
 
@@ -133,8 +134,10 @@ class Reception:
             event, sender, conversation_id, message, key, reopen=True, decided=f"joined by {match.how}"
         )
         await self._learn_address(event, customer)
-        if answer.verdict == "missing":  # archived, or erased, in this very moment
-            return await self._go_on(event, sender, match, content, key)
+        if answer.verdict == "missing":
+            raise StoreUnavailable(
+                "archived, or erased, in this very moment; what is delivered again finds the new one"
+            )
         return await self._accepted_or_held(answer, event, sender, conversation_id, content, key)
 
     async def _go_on(self, event: InboundMessage, sender: Sender, match: Joins, content: Content, key: str) -> Accepted:
@@ -251,6 +254,7 @@ class Reception:
             message = new_message(self.core, event, shard_of(conversation_id), author, name, content)
             answer = await self._put(event, sender, conversation_id, message, key, quiet=True)
         if not conversation_id or answer.verdict in REFUSED:
+            conversation_id = ""
             message = new_message(self.core, event, sender.place.shard, "", "", content)
             answer = _taken(await self.holding.keep(sender.place, message, key, said_hash(content)))
         if changed:

@@ -46,6 +46,7 @@ class Why(StrEnum):
     AMBIGUOUS = "ambiguous"  # several open conversations could be meant
     CLAIM = "claim"  # a reference of somebody who is not known at this address
     NOTHING_OPEN = "nothing_open"  # one of us wrote, and has no open conversation to answer
+    QUEUE_FULL = "queue_full"  # its conversation takes no more: a thousand messages wait there
 
 
 @dataclass(frozen=True, slots=True)

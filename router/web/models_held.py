@@ -22,7 +22,8 @@ class Held(Model):
     """When the first of it came."""
     why: str
     """`ambiguous`: several conversations could be meant; `claim`: a reference of somebody who is not known at this
-    address; `nothing_open`: one of us wrote, and has no open conversation to answer."""
+    address; `nothing_open`: one of us wrote, and has no open conversation to answer; `queue_full`: its conversation
+    takes no more."""
     candidates: tuple[str, ...]
     """References of open conversations that could be meant."""
     messages: int

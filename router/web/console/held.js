@@ -9,6 +9,7 @@ const WHYS = {
   ambiguous: "several conversations could be meant",
   claim: "names a reference of somebody not known there",
   nothing_open: "one of us wrote, with nothing open to answer",
+  queue_full: "its conversation is full: answer some of what waits there, then file this",
 };
 
 // A conversation's screen follows the journal by its id, which the list knows.
