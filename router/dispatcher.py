@@ -16,7 +16,7 @@ from router.core import Core
 from router.evidence_desk import EvidenceDesk
 from router.listening import listen_alone
 from router.planner import Planner
-from router.rollback import RollbackWatch
+from router.rollback import POSITION_FILE, RollbackWatch
 from router.sender import Sender
 from router.store import keys
 from router.store.redis import StoreUnavailable
@@ -63,7 +63,8 @@ class Dispatcher:
             group.create_task(planner.run())
             group.create_task(self._sweep(mine))
             group.create_task(self.switchboard.empty_spool())
-            group.create_task(RollbackWatch(self.core.store, self.core.clock, self.core.spool).run())
+            memory = self.core.settings.data_dir / POSITION_FILE  # before the senders: they must lease nothing unseen
+            group.create_task(RollbackWatch(self.core.store, self.core.clock, self.core.spool, memory).run())
             for endpoint, adapter in mine.items():
                 group.create_task(senders[endpoint].run())
                 if endpoint in self.core.canaries:

@@ -27,7 +27,7 @@ from router.evidence_desk import EvidenceDesk
 from router.mover import Mover
 from router.pace import Pace
 from router.reconciler import Reconciler
-from router.rollback import RollbackWatch
+from router.rollback import POSITION_FILE, RollbackWatch
 from router.workers import keep_beating, worker_name
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ LOST_REASONS = ("receipt", "canary")
 RECALL_SLACK_S = 2.0
 RECALLED_S = 3600.0
 """How far back a loss may reach where no canary proves less."""
-POSITION_FILE = "journal.position"
-"""In `data_dir`: how far the journal was seen, so that a whole machine that comes back older is noticed."""
 
 log = structlog.get_logger()
 
@@ -103,8 +101,9 @@ class Supervisor:
             group.create_task(keep_beating(self.core, self.worker, "supervise"))
             group.create_task(self._control(monitor, mover, pace))
             group.create_task(Reconciler(self.core.store, self.core.clock).run())
-            remembered = self.core.settings.data_dir / POSITION_FILE
-            group.create_task(RollbackWatch(self.core.store, self.core.clock, remembered=remembered).run())
+            memory = self.core.settings.data_dir / POSITION_FILE
+            watch = RollbackWatch(self.core.store, self.core.clock, remembered=memory, remembers=True)
+            group.create_task(watch.run())
 
     def make_monitor(self) -> Monitor:
         """The monitor of this supervisor's endpoints, with every witness the settings give it."""

@@ -32,6 +32,8 @@ from router.store.cluster import SCRIPTED, ClusterMap, Pool
 from router.store.connecting import SOCKET_TIMEOUT_S, disconnect
 
 BATCH_MAX = 500
+DOUBTS_MAX = 5
+"""How often one lease looks whether its shard is whole, where connections are made anew meanwhile."""
 REDIRECTS_MAX = 5
 """How often one command follows a Cluster whose slots are on the move."""
 REPLICATED_WITHIN_MS = 1000
@@ -82,6 +84,10 @@ class _Promise(_Command):
 _Call = tuple[_Command, asyncio.Future[Any]]
 
 
+class _Doubted(RedisError):
+    """A lease was not asked for: the connection it would have gone over is new, and who answers there may be older."""
+
+
 class StoreUnavailable(RedisConnectionError):
     """Redis did not take or answer a call; whether a script ran is not known. What was asked may be asked again."""
 
@@ -109,11 +115,14 @@ class Pipelined:
         self._sources = script_sources()
         self._digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._sources.items()}  # noqa: S324 - Redis names scripts so
         self._writing = {text for name in WRITING for text in (self._digests[name], self._sources[name])}
+        self._leasing = (self._digests["lease"], self._sources["lease"])
         self._waiting: list[_Call] = []
         self._batches: set[asyncio.Task[None]] = set()
         self.positions: dict[str, str] = {}
         """The last journal entry that each shard is known to hold, by its prefix: behind every answer of a script."""
         self._doubted: set[str] = set()
+        self.doubts = 0
+        """How often there was reason to doubt whether what answers is as new as it was."""
         self._cluster: ClusterMap | None = None
         # A connection that broke while it was idle is made anew without a word; only here it is seen.
         either: Any = client
@@ -157,11 +166,22 @@ class Pipelined:
 
         Nothing is leased from a shard that was away until it is known to have come back whole.
         """
-        if script == "lease" and prefix in self._doubted:
-            if await self.went_back(prefix):
-                raise StoreUnavailable("Redis came back older than it was; what waits must be marked first")
-            self._doubted.discard(prefix)
         now = "" if now_ms is None else str(now_ms)
+        if script != "lease":
+            return await self._evaluate(script, prefix, now, argument)
+        for _ in range(DOUBTS_MAX):
+            doubts = self.doubts
+            if prefix in self._doubted:
+                if await self.went_back(prefix):
+                    raise StoreUnavailable("Redis came back older than it was; what waits must be marked first")
+                self.trust(prefix, doubts)
+            try:
+                return await self._evaluate(script, prefix, now, argument)
+            except _Doubted:
+                continue
+        raise StoreUnavailable("Redis' connections break as soon as they are made")
+
+    async def _evaluate(self, script: str, prefix: str, now: str, argument: str) -> Any:
         try:
             return await self.call("EVALSHA", self._digests[script], 1, prefix, now, argument)
         except NoScriptError:  # it did not run: asking again is safe, and the server knows it from then on
@@ -192,11 +212,13 @@ class Pipelined:
 
     def doubt_all(self) -> None:
         """A connection broke or is new: who answers there may be older."""
+        self.doubts += 1
         self._doubted |= self.positions.keys()
 
-    def trust(self, prefix: str) -> None:
-        """This shard is whole, or what waits in it has been marked."""
-        self._doubted.discard(prefix)
+    def trust(self, prefix: str, doubts: int) -> None:
+        """This shard is whole, or what waits there is marked; unless more doubts have come since there were so many."""
+        if doubts == self.doubts:
+            self._doubted.discard(prefix)
 
     async def close(self) -> None:
         """Wait for what is under way, then disconnect."""
@@ -296,12 +318,18 @@ class Pipelined:
 
     async def _round_trip(self, pool: Any, commands: Sequence[_Command]) -> list[Any]:
         """What a pipeline of redis-py does, at a third of its cost: packed in C, and one timeout for all answers."""
-        packed = b"".join(map(_pack, commands))
+        packed = [_pack(one) for one in commands]
         connection: AbstractConnection = await pool.get_connection()
+        # Made anew just now, it may lead to a Redis that is older, and nothing is leased there before that is known.
+        held = {number for number, one in enumerate(commands) if self._is_doubted(one)} if self._doubted else ()
         try:
             async with asyncio.timeout(SOCKET_TIMEOUT_S):
-                await connection.send_packed_command([packed])
-                return [await self._answer(connection, command[0]) for command in commands]
+                sent = b"".join(part for number, part in enumerate(packed) if number not in held)
+                await connection.send_packed_command([sent])
+                return [
+                    _Doubted() if number in held else await self._answer(connection, command[0])
+                    for number, command in enumerate(commands)
+                ]
         except (
             BaseException
         ):  # cancelled or not: answers nobody read must never be taken for those to the next commands
@@ -309,6 +337,9 @@ class Pipelined:
             raise
         finally:
             await pool.release(connection)
+
+    def _is_doubted(self, command: _Command) -> bool:
+        return command[0] in SCRIPTED and command[1] in self._leasing and command[3] in self._doubted
 
     async def _answer(self, connection: AbstractConnection, name: str) -> Any:
         try:

@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from channels.contract import Listening
 from router.listening import listen_alone
-from router.rollback import RollbackWatch
+from router.rollback import POSITION_FILE, RollbackWatch
 from router.web.app import build_app
 from router.workers import keep_beating, worker_name
 
@@ -34,7 +34,8 @@ async def run_web(runtime: "Runtime") -> None:
             group.create_task(runtime.desk.run())
             group.create_task(keep_beating(runtime.core, worker_name("web"), "web"))
             group.create_task(runtime.switchboard.empty_spool())
-            group.create_task(RollbackWatch(runtime.store, runtime.clock, runtime.core.spool).run())
+            memory = runtime.settings.data_dir / POSITION_FILE
+            group.create_task(RollbackWatch(runtime.store, runtime.clock, runtime.core.spool, memory).run())
             for endpoint, adapter in runtime.adapters.items():
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "web":
                     group.create_task(listen_alone(runtime.core, endpoint, adapter, runtime.switchboard.accept))

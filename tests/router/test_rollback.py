@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
+import json
+import os
 import shutil
+from unittest.mock import Mock
 
 import pytest
 
@@ -116,6 +120,39 @@ async def test_what_was_said_in_the_time_that_is_lost_is_flagged_before_it_is_sa
     assert shown is not None and shown.flagged == 2, "what waited, and what was written meanwhile"
 
 
+async def test_nothing_is_leased_over_a_connection_that_was_made_anew_unseen(server, store, older):
+    """It broke while nobody asked for anything: the first question over the new one is the lease itself."""
+    message = await say(store, "On its way.", new_id("v", 0, 1))
+    older.keep()
+    assert [one.message_id for one in await send(store)] == [message]
+    older.put_back()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.lease(MAIL, "w1", 10, TERMS)
+    assert await RollbackWatch(store, SystemClock()).look(0)
+    (leased,) = await store.lease(MAIL, "w1", 10, TERMS)
+    assert leased.message_id == message and leased.possible_duplicate
+
+
+async def test_a_connection_that_was_made_anew_to_the_same_redis_leases_at_once(server, store):
+    await say(store, "One.", new_id("v", 0, 1))
+    await store.redis.client.connection_pool.disconnect()
+    (leased,) = await store.lease(MAIL, "w1", 10, TERMS)
+    assert not leased.possible_duplicate
+
+
+async def test_a_doubt_that_comes_while_another_is_cleared_stays(store):
+    """Over the one connection all is well, and another has just been made to who knows whom."""
+    await say(store, "One.", new_id("v", 0, 1))
+    store.redis.doubt_all()
+    before = store.redis.doubts
+    store.redis.doubt_all()
+    store.redis.trust(PREFIX, before)
+    assert PREFIX in store.redis._doubted
+    (_leased,) = await store.lease(MAIL, "w1", 10, TERMS)
+    assert PREFIX not in store.redis._doubted, "a lease looks for itself"
+
+
 async def test_a_redis_that_comes_back_whole_is_trusted_and_nothing_is_flagged(server, store):
     conversation = new_id("v", 0, 1)
     await say(store, "One.", conversation)
@@ -154,6 +191,37 @@ async def test_who_starts_anew_remembers_what_the_last_process_saw(server, store
         assert leased.possible_duplicate
     finally:
         await redis.close()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[1]", b'{"tl:{s0}:": 7}', b"\xff"])
+async def test_a_memory_that_cannot_be_read_is_none(store, tmp_path, damaged):
+    """Whoever starts says so in the log, and goes on with what Redis says."""
+    memory = tmp_path / "journal.position"
+    memory.write_bytes(damaged)
+    RollbackWatch(store, SystemClock(), remembered=memory)._recall()
+    assert not store.redis.positions
+    await say(store, "One.", new_id("v", 0, 1))
+    assert len(await send(store)) == 1
+
+
+async def test_the_memory_is_on_disk_before_it_has_its_name(store, tmp_path, monkeypatch):
+    """A power failure leaves the old one or the new one, and nothing empty."""
+    memory, synced = tmp_path / "journal.position", []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append(memory.exists()), sync(number)))
+    await say(store, "One.", new_id("v", 0, 1))
+    RollbackWatch(store, SystemClock(), remembered=memory, remembers=True)._remember()
+    assert synced[:1] == [False] and json.loads(memory.read_text()) == store.redis.positions
+
+
+async def test_a_memory_that_does_not_fit_leaves_nothing_behind(store, tmp_path, monkeypatch):
+    """On a full disk, second by second."""
+    monkeypatch.setattr(os, "fsync", fails := Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    watch = RollbackWatch(store, SystemClock(), remembered=tmp_path / "journal.position", remembers=True)
+    await say(store, "One.", new_id("v", 0, 1))
+    for _ in range(3):
+        watch._remember()
+    assert fails.call_count == 3 and not [one.name for one in tmp_path.iterdir() if one.name.startswith("journal")]
 
 
 async def test_an_outbox_gives_no_number_again_that_a_browser_has_seen(server, store, older):

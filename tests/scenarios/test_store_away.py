@@ -7,6 +7,7 @@ import time
 import pytest
 
 from router.private_redis import PrivateRedis
+from router.rollback import POSITION_FILE
 
 SLACK_S = 3.0
 """The shortest time a vendor gives us for our answer."""
@@ -86,4 +87,19 @@ async def test_what_a_web_process_kept_goes_on_after_it_was_killed(build_world, 
         await ben.phone.expects("Yes, I am.", within_s=30)
         await ben.phone.expects("And I stay.", within_s=30)
         await talk.hears("Are you there?", within_s=30)
+        await world.ends_well()
+
+
+async def test_a_machine_that_comes_back_on_an_older_store_says_nothing_again_unmarked(build_world, server, tmp_path):
+    """All its processes are new, and none has seen the store before: what the last ones knew stands on disk."""
+    async with build_world(redis_url=server.url, start=("web",)) as world:
+        (tmp_path / POSITION_FILE).write_text('{"tl:{s0}:": "4000000000000-0"}')
+        ann = await world.known_customer("ann")
+        await ann.texts("Hello", over="backup")
+        talk = await ann.conversation()
+        await talk.answer("Good morning.")
+        await world.start("dispatch", "supervise")
+        came = await ann.phone.expects("Good morning.", "Perhaps a repeat", within_s=30)
+        assert came.delivered
+        await world.journals("store.went_back")
         await world.ends_well()
