@@ -48,8 +48,8 @@ class Settling:
         except StoreUnavailable as error:
             for _, future in batch:
                 _fail(future, error)
-        except RedisError as error:
-            # One record that a script stumbles over must not keep the others from being settled.
+        except (RedisError, ValueError) as error:
+            # One that cannot be written, or that a script stumbles over, must not keep the others from being settled.
             if len(batch) == 1:
                 _fail(batch[0][1], error)
                 return

@@ -262,6 +262,14 @@ class Pipelined:
                 self._cluster.forget(pool)
             _fail(batch, StoreUnavailable(f"Redis did not answer: {error}"))
             return
+        except (DataError, UnicodeEncodeError) as error:
+            # Nothing was sent: the others go without what cannot be written.
+            sound = [one for one in batch if _is_sound(*one)]
+            if len(sound) == len(batch):
+                _fail(batch, error)
+            elif sound:
+                await self._send_to(pool, sound)
+            return
         except (RedisError, ValueError) as error:  # ValueError: an answer that is no text; nobody may wait for ever
             _fail(batch, error)
             return
@@ -356,6 +364,16 @@ def _pack(command: _Command) -> bytes:
         return bytes(hiredis.pack_command(parts))
     except TypeError as error:
         raise DataError(f"a part of {command[0]} is no text and no number") from error
+
+
+def _is_sound(command: _Command, future: "asyncio.Future[Any]") -> bool:
+    """Whether it can be written; who asked what cannot be is told so."""
+    try:
+        _pack(command)
+    except (DataError, UnicodeEncodeError) as error:
+        _fail([(command, future)], error)
+        return False
+    return True
 
 
 def _fail(batch: list[_Call], error: Exception) -> None:
