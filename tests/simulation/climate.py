@@ -72,6 +72,8 @@ class Climate:
     """Redis does not answer: from, for how long."""
     steps: list[tuple[float, int]] = field(default_factory=list)
     """Redis' clock steps: when, by how many ms."""
+    damages: list[float] = field(default_factory=list)
+    """When an index of the store is damaged."""
     clock_off_s: float = 0.0
     """How far a process's clock may be off."""
     no_supervisor: tuple[float, float] = (0.0, 0.0)
@@ -196,6 +198,8 @@ def _draw_events(rng: Random, climate: Climate, on: set[str]) -> None:
         climate.kills = moments(6)
     if "away" in on:
         climate.away = [(at, rng.uniform(0.5, 15.0)) for at in moments(2)]
+    if rng.random() < 0.12:
+        climate.damages = moments(4)
     if "steps" in on:
         climate.steps = [(at, rng.choice((-30_000, -2_000, 2_000, 30_000, 600_000))) for at in moments(2)]
     if "no_supervisor" in on:

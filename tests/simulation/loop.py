@@ -28,6 +28,8 @@ class Process:
         self.clock_off_s = 0.0
         """How far its wall clock is off."""
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.stood_still: list[tuple[float, float]] = []
+        """From when until when."""
         self.died: Callable[[], None] = lambda: None
         self._context = contextvars.Context()
         self._context.run(PROCESS.set, self)
@@ -46,6 +48,7 @@ class Process:
 
     def stop(self, until: float) -> None:
         """SIGSTOP until then; its timers go on ripening meanwhile, as in life."""
+        self.stood_still.append((max(self.loop.time(), self.stopped_until), until))
         self.stopped_until = max(self.stopped_until, until)
 
     def kill(self) -> None:

@@ -48,6 +48,12 @@ MUTANTS: Mapping[str, tuple[Change, ...]] = MappingProxyType(
         ),
         "early receipt forgotten": (("prelude", "if not At.early then return end", "do return end"),),
         "crash not repaired": (("lease", "\n    run_out(S)\n", "\n"),),
+        # What was said leaves its side where it stood.
+        "not placed again": (
+            ("settle", "  place(S)\n  return 'ok'\nend\n\nlocal out", "  return 'ok'\nend\n\nlocal out"),
+        ),
+        # The reconciler speaks of repairs that it does not make.
+        "repaired in words": (("reconcile", "    repair(S, words)\n    place(S)", "    repair(S, words)"),),
     }
 )
 

@@ -96,9 +96,8 @@ class Talk:
 
     async def _deliver(self, said: Said, endpoint: EndpointId, place: str) -> None:
         def request(core: Core) -> object:
-            now = core.clock.now()
             message = NewMessage(
-                new_id("m", shard_of(self.customer_id), int(now * 1000)), SideName.AGENT, Kind.MESSAGE, self.customer_id, "Ann",
+                self._new_id("m", core), SideName.AGENT, Kind.MESSAGE, self.customer_id, "Ann",
                 Content(said.key), MessageClass.NORMAL, 0, endpoint,
             )  # fmt: skip
             agent = (
@@ -110,7 +109,7 @@ class Talk:
                 self.customer_id, self.reference, "Order", "en", MessageClass.NORMAL, 5, "",
                 NewLeg(self.customer_id, endpoint, place), agent, assignee=agent.owner,
             )  # fmt: skip
-            identity = self.conversation_id or new_id("v", shard_of(self.customer_id), int(now * 1000))
+            identity = self.conversation_id or self._new_id("v", core)
             return core.store.accept(
                 identity, message, natural_key=f"{endpoint}:{said.key}", said_hash=said.key, create=create, reopen=True,
                 pin=(endpoint, place),
@@ -135,7 +134,7 @@ class Talk:
     async def _post(self, said: Said) -> None:
         def request(core: Core) -> object:
             message = NewMessage(
-                new_id("m", shard_of(self.customer_id), int(core.clock.now() * 1000)), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob",
+                self._new_id("m", core), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob",
                 Content(said.key), MessageClass(said.message_class), said.expires_at, EndpointId(""),
             )  # fmt: skip
             return core.store.accept(
@@ -167,6 +166,9 @@ class Talk:
         """The agent thinks that this is over."""
         if self.rng.random() < 0.3:
             await self.world.request(lambda core: core.store.close(self.conversation_id))
+
+    def _new_id(self, kind: str, core: Core) -> str:
+        return new_id(kind, shard_of(self.customer_id), int(core.clock.now() * 1000))
 
     def _note(self, to: str, where: str, message_class: str, lifetime: float) -> Said:
         self.world.words += 1

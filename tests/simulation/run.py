@@ -30,6 +30,7 @@ class Verdict:
     begun: int
     twice: int
     killed: int
+    repaired: int
 
 
 def run_seed(
@@ -55,6 +56,7 @@ def run_seed(
         begun=len(world.server.begun),
         twice=sum(count > 1 for count in tokens.values()),
         killed=world.kills,
+        repaired=world.repairs,
     )
 
 
@@ -131,6 +133,7 @@ def _many(seeds: range, client: redis.Redis) -> int:
         f"{sum(v.virtual_s for v in verdicts) / 3600:.1f} hours of virtual time, "
         f"{sum(v.messages for v in verdicts)} messages, {sum(v.begun for v in verdicts)} attempts, "
         f"{sum(v.twice for v in verdicts)} taken twice, {sum(v.killed for v in verdicts)} processes killed, "
+        f"{sum(v.repaired for v in verdicts)} repairs, "
         f"{sum(v.calls for v in verdicts)} calls, {sum(bool(v.wrong) for v in verdicts)} seeds wrong"
     )
     return any(v.wrong for v in verdicts)

@@ -122,7 +122,11 @@ class Server:
                 state, _, until = str(text).partition("|")
                 self.gates[str(command[1])[: -len("gate")], str(endpoint)] = (state, int(until))
         # A stream's ids come from the real clock, and a hash's order from the server's own seed.
-        shown = "" if command[0] == "XADD" else sorted(answer) if isinstance(answer, list) else answer
+        shown = answer
+        if command[0] == "XADD":
+            shown = ""
+        elif isinstance(answer, list) and command[0] != "ZSCAN":
+            shown = sorted(answer)
         self._note(f"{who} {command} -> {shown}")
         return answer
 

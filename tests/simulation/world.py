@@ -17,7 +17,7 @@ from channels.messages import Address, Channel, ReceiptEvent, ReceiptState
 from health.monitor import Monitor
 from health.records import StatusRecord, fresh
 from health.report import Direction, EndpointId, Status, Transition
-from router import dispatcher, mover, planner, sender, supervisor
+from router import dispatcher, mover, planner, reconciler, sender, supervisor
 from router.core import CONSOLE_ENDPOINT, Core
 from router.dispatcher import Dispatcher
 from router.domain.conversation import Agent, Binding, Customer
@@ -29,6 +29,7 @@ from router.mover import Mover
 from router.pace import Pace
 from router.planner import Planner
 from router.reception import Reception
+from router.reconciler import Reconciler
 from router.runtime import load_wording
 from router.sender import Sender
 from router.settings import Settings
@@ -40,8 +41,9 @@ from router.store.redis import Pipelined, StoreUnavailable
 from router.store.store import Store
 from router.supervisor import Supervisor
 from tests.simulation.climate import CAPABILITIES, MAIL, Climate, draw_climate
-from tests.simulation.loop import EPOCH_S, Process, VirtualLoop
+from tests.simulation.damage import damage
 from tests.simulation.lookout import Lookout
+from tests.simulation.loop import EPOCH_S, Process, VirtualLoop
 from tests.simulation.people import Talk
 from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
 from tests.simulation.vendors import SimAdapter, Taken, Vendor
@@ -52,6 +54,10 @@ DRAIN_S = 2_400.0
 """After the last fault everything must have drained within this, on the virtual clock: 10 minutes for a person, 5 for
 parked bulk, and what follows them."""
 IN_FLIGHT = 3
+WALK_S = 20.0
+"""Between two steps of the reconciler: each sees all that a seed has."""
+LATELY_S, STILL_S = 150.0, 15.0
+"""A dispatcher that stood still for so much of the last so many seconds may have left something lying."""
 LOOK_S = 20.0
 """Between two looks of the people at what became of their words, while it drains."""
 
@@ -67,8 +73,9 @@ def _settings() -> tuple[Settings, Wording]:
 class Listened:
     """Takes what the loops log: a loop's rim that caught something is a fault found."""
 
-    def __init__(self, broken: list[str]) -> None:
-        self.broken = broken
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.broken = world.loop.broken
 
     def bind(self, **_: object) -> "Listened":
         """The same for everybody."""
@@ -81,7 +88,9 @@ class Listened:
 
     def error(self, event: str, **facts: object) -> None:
         """Said to be impossible."""
-        if (event, facts.get("step")) != ("settlement.given_up", "settle"):
+        if event == "repair.made":
+            self.world.repaired(str(facts["words"]), f"{facts['conversation']}:{facts['side']}")
+        elif (event, facts.get("step")) != ("settlement.given_up", "settle"):
             self.broken.append(f"{event} {facts}")
 
     def exception(self, event: str, **facts: object) -> None:
@@ -139,9 +148,11 @@ class World:
         self.words = 0
         self.supervised_at = 0.0
         self.processes: dict[str, Process] = {}
+        self.stood_still: dict[str, list[tuple[float, float]]] = {}
+        """By role: from when until when nothing of it ran."""
         self.senders: dict[str, tuple[dict[EndpointId, Sender], Planner]] = {}
         self.people: dict[asyncio.Task[Any], None] = {}
-        self.kills = 0
+        self.kills = self.repairs = 0
         self._names = 0
         self.vendors = {endpoint: self._vendor(endpoint) for endpoint in [*self.climate.endpoints, CONSOLE_ENDPOINT]}
         self.talks: list[Talk] = []
@@ -236,6 +247,7 @@ class World:
         self._names += 1
         process = Process(self.loop, f"{role}.{self._names}")
         process.clock_off_s = self.rng.uniform(-1.0, 1.0) * self.climate.clock_off_s
+        process.stood_still = self.stood_still.setdefault(role, [])
         self.processes[role] = process
         self.cores[process.name] = core = self.core(process, self.climate.line)
 
@@ -244,6 +256,7 @@ class World:
             self.senders.pop(role, None)
             if not self.ended:
                 after = self.rng.uniform(0.2, 8.0)
+                process.stood_still.append((self.now, self.now + after))
                 PROCESS_OF_NOBODY.run(self.loop.call_later, after, self._process, role, main)
 
         process.died = died
@@ -309,6 +322,26 @@ class World:
                 )
                 seen[endpoint] = after
 
+    async def _reconcile(self, process: Process, core: Core) -> None:
+        await Reconciler(core.store, process).run()
+
+    def repaired(self, words: str, side: str) -> None:
+        """The reconciler put something back. Each is a fault found, but where we did the damage."""
+        self.repairs += 1
+        late = words in {"an attempt that ran out long ago was ended", "it was due too late"}
+        if not self.climate.damages and not (late and self._nobody_looked()):
+            self.wrong.append(f"{side} had to be repaired at {self.now:.1f} s: {words}")
+
+    def _nobody_looked(self) -> bool:
+        """The store's clock has jumped lately, or the dispatchers stood still: then what is late is no fault."""
+        since = self.now - LATELY_S
+        still = [
+            sum(max(0.0, min(until, self.now) - max(begun, since)) for begun, until in spells)
+            for role, spells in self.stood_still.items()
+            if role.startswith("dispatch")
+        ]
+        return any(since < at <= self.now for at, _ in self.climate.steps) or min(still) > STILL_S
+
     async def _web(self, process: Process, core: Core) -> None:
         del process, core
         await asyncio.sleep(1e9)
@@ -364,6 +397,7 @@ class World:
             for number in range(self.climate.supervisors):
                 self._process(f"supervise{number}", self._supervise)
             self._process("web", self._web)
+            self._process("reconcile", self._reconcile)
             for talk in self.talks:
                 self.spawn(talk.live(self.climate.faults_s))
             self.loop.run_until(self.climate.faults_s)
@@ -482,6 +516,8 @@ class World:
             at(moment, lambda duration=duration: self._stop(duration))
         for moment in climate.kills:
             at(moment, self._kill)
+        for moment in climate.damages:
+            at(moment, self._damage)
         for moment, duration in climate.away:
             at(moment, lambda duration=duration: setattr(self.server, "away_until", self.now + duration))
         for moment, step in climate.steps:
@@ -504,6 +540,10 @@ class World:
     def _force(self, forced: ForcedFailover) -> None:
         self.spawn(self.request(lambda core: core.control.save_failover(forced.id, dump_failover(forced))))
 
+    def _damage(self) -> None:
+        if not damage(self.server, self.rng, self.climate.shards, [str(one) for one in self.vendors]) and not self.calm:
+            self._at(self.now + 1.0, self._damage)
+
     def _stop(self, duration: float) -> None:
         self.processes[self.rng.choice(sorted(self.processes))].stop(self.now + duration)
 
@@ -513,13 +553,14 @@ class World:
     @contextlib.contextmanager
     def _patched(self) -> Iterator[None]:
         """Nothing that the real world's clock or chance decides may reach the run."""
-        listened = Listened(self.loop.broken)
+        listened = Listened(self)
         with contextlib.ExitStack() as stack:
-            for module in (dispatcher, mover, planner, sender, supervisor):
+            for module in (dispatcher, mover, planner, reconciler, sender, supervisor):
                 stack.enter_context(mock.patch.object(module, "log", listened))
             stack.enter_context(mock.patch("router.receipts.log", listened))
             for module in (planner, sender):
                 stack.enter_context(mock.patch.object(module, "POLL_S", POLL_S * self.pace))
+            stack.enter_context(mock.patch.object(reconciler, "STEP_S", WALK_S * self.pace))
             stack.enter_context(mock.patch.object(secrets, "randbits", self.rng.getrandbits))
             stack.enter_context(
                 mock.patch.object(secrets, "token_hex", lambda size: f"{self.rng.getrandbits(8 * size):x}")
