@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import argon2
 import redis.asyncio
@@ -18,7 +18,7 @@ import redis.asyncio
 KEYS_MAX = 1_000
 """Keys one deployment may have."""
 VERIFIED_MAX = 1_000
-"""Verified keys remembered in this process, so that argon2 runs once a key and not once a request."""
+"""Verified keys, and sessions, remembered in this process, so that argon2 runs once a key and not once a request."""
 REMEMBERED_S = 900.0
 """While Redis is away, a key that was good this short a while ago still is: what it may do then is little."""
 ANSWER_WITHIN_S = 1.5
@@ -33,6 +33,8 @@ VERIFYING_MAX = 2
 WAITING_MAX = 100
 """Callers that wait for it; the next one is turned away, so that guessing cannot fill the memory."""
 
+N = TypeVar("N", str, bytes)
+T = TypeVar("T")
 _KEY = re.compile(r"tl_([0-9a-f]{10})_([A-Za-z0-9_-]{43})")
 
 
@@ -82,6 +84,7 @@ class ApiKeys:
         self._prefix = prefix
         self._verified: OrderedDict[bytes, str] = OrderedDict()
         self._remembered: OrderedDict[bytes, tuple[float, ApiKey]] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[float, ConsoleSession]] = OrderedDict()
         self._silent_until = 0.0
         self._waiting = 0
         self._verifying = asyncio.Semaphore(VERIFYING_MAX)
@@ -124,22 +127,14 @@ class ApiKeys:
         fingerprint = hashlib.sha256(bearer.encode()).digest()
         since, known = self._remembered.get(fingerprint, (0.0, None))
         reading = asyncio.ensure_future(self._read(self._record(key_id)))
-        if known is not None and time.monotonic() - since < REMEMBERED_S:
-            # Once is enough: whoever comes while Redis is silent must not wait for it again.
-            silent = time.monotonic() < self._silent_until
-            await asyncio.wait({reading}, timeout=0 if silent else ANSWER_WITHIN_S)
-            if not reading.done() or reading.exception() is not None:
-                self._silent_until = time.monotonic() + SILENT_S
-                reading.add_done_callback(lambda task: task.cancelled() or task.exception())
-                return known
+        if known is not None and time.monotonic() - since < REMEMBERED_S and not await self._answers(reading):
+            return known
         record = await reading
         if not record or not await self._proves(secret, record["hash"]):
             self._remembered.pop(fingerprint, None)
             return None
         key = _key(key_id, record)
-        self._remembered[fingerprint] = (time.monotonic(), key)
-        while len(self._remembered) > VERIFIED_MAX:
-            self._remembered.popitem(last=False)
+        _remember(self._remembered, fingerprint, key)
         return key
 
     async def list(self) -> list[ApiKey]:
@@ -165,11 +160,53 @@ class ApiKeys:
                 pipeline.hset(place, mapping={"key": key.id, "csrf": csrf})
                 pipeline.expire(place, SESSION_TTL_S)
                 await pipeline.execute()
-        return token, ConsoleSession(key, csrf)
+        session = ConsoleSession(key, csrf)
+        _remember(self._sessions, place, session)
+        return token, session
 
     async def session(self, token: str) -> ConsoleSession | None:
-        """The session of a cookie, good for another 12 h; None: ended, unknown, or its key was revoked."""
+        """The session of a cookie, good for another 12 h; None: ended, unknown, or its key was revoked.
+
+        While Redis is away, one that was good here within a quarter of an hour still is: agents write on, and what
+        they write is kept. Raises KeysUnavailable.
+        """
         place = self._session(token)
+        since, known = self._sessions.get(place, (0.0, None))
+        reading = asyncio.ensure_future(self._read_session(place))
+        if known is not None and time.monotonic() - since < REMEMBERED_S and not await self._answers(reading):
+            return known
+        session = await reading
+        if session is None:
+            self._sessions.pop(place, None)
+            return None
+        _remember(self._sessions, place, session)
+        return session
+
+    async def end_session(self, token: str) -> None:
+        """Log out; idempotent."""
+        place = self._session(token)
+        with _redis_answering():
+            await self._redis.delete(place)
+        self._sessions.pop(place, None)
+
+    async def ping(self) -> None:
+        """Return if Redis answers. Raises KeysUnavailable."""
+        with _redis_answering():
+            await self._redis.ping()
+
+    async def _answers(self, reading: "asyncio.Future[Any]") -> bool:
+        """Whether Redis answers what is asked in `reading`, in time; for whoever can do without."""
+        # Once is enough: whoever comes while Redis is silent must not wait for it again.
+        silent = time.monotonic() < self._silent_until
+        await asyncio.wait({reading}, timeout=0 if silent else ANSWER_WITHIN_S)
+        if reading.done() and reading.exception() is None:
+            return True
+        if not silent:  # who did not wait has not found out that it is silent still
+            self._silent_until = time.monotonic() + SILENT_S
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return False
+
+    async def _read_session(self, place: str) -> ConsoleSession | None:
         record = await self._read(place)
         key = await self._named(record["key"]) if record else None
         if key is None:
@@ -177,16 +214,6 @@ class ApiKeys:
         with _redis_answering():
             await self._redis.expire(place, SESSION_TTL_S)
         return ConsoleSession(key, record["csrf"])
-
-    async def end_session(self, token: str) -> None:
-        """Log out; idempotent."""
-        with _redis_answering():
-            await self._redis.delete(self._session(token))
-
-    async def ping(self) -> None:
-        """Return if Redis answers. Raises KeysUnavailable."""
-        with _redis_answering():
-            await self._redis.ping()
 
     async def _proves(self, secret: str, hashed: str) -> bool:
         fingerprint = hashlib.sha256(secret.encode()).digest()
@@ -228,6 +255,13 @@ class ApiKeys:
         # surrogatepass: a cookie may hold octets that are no text.
         octets = token.encode("utf-8", "surrogatepass")
         return f"{self._prefix}:{{keys}}:session:{hashlib.sha256(octets).hexdigest()}"
+
+
+def _remember(kept: OrderedDict[N, tuple[float, T]], name: N, value: T) -> None:
+    kept[name] = (time.monotonic(), value)
+    kept.move_to_end(name)
+    while len(kept) > VERIFIED_MAX:
+        kept.popitem(last=False)
 
 
 @contextmanager

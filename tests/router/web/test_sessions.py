@@ -1,10 +1,12 @@
 """Keys at rest and the console's session: hashed, revocable, useless to other sites."""
 
+import asyncio
 from typing import Any
 
 import pytest
 import redis.asyncio
 
+from router import api_keys
 from router.api_keys import ApiKeys, Role
 
 
@@ -51,6 +53,51 @@ async def test_a_revoked_key_ends_at_once(keys: ApiKeys) -> None:
     assert await keys.check(plain) is None
     assert await keys.session(token) is None
     assert await keys.list() == []
+
+
+@pytest.fixture
+def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is waited for, and then not waited for, a moment only."""
+    monkeypatch.setattr(api_keys, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(api_keys, "SILENT_S", 0.3)
+
+
+async def _silence(redis_url: str, silent_ms: int) -> None:
+    """Redis takes what is asked and answers nothing for a while."""
+    client = redis.asyncio.Redis.from_url(redis_url)
+    await client.client_pause(silent_ms)
+    await client.aclose()
+
+
+@pytest.mark.usefixtures("short_silence")
+async def test_a_session_outlives_redis_silence(keys: ApiKeys, redis_url: str) -> None:
+    """Agents in the console write on, as whoever has a key does; a cookie that nobody knows here does not come in."""
+    _, plain = await keys.create(Role.AGENT, "Ann")
+    key = await keys.check(plain)
+    assert key is not None
+    token, begun = await keys.begin_session(key)
+    await _silence(redis_url, 1_500)
+    async with asyncio.timeout(1):
+        assert await keys.session(token) == begun
+        assert await keys.check(plain) == key
+    assert await keys.session("nobody's") is None
+    await keys.end_session(token)
+    assert await keys.session(token) is None
+
+
+@pytest.mark.usefixtures("short_silence")
+async def test_redis_is_believed_again_however_often_it_is_asked(keys: ApiKeys, redis_url: str) -> None:
+    """A key that is revoked after a silence ends within moments, also while its holder asks without a pause."""
+    key_id, plain = await keys.create(Role.AGENT, "Ann")
+    key = await keys.check(plain)
+    assert key is not None
+    token, _ = await keys.begin_session(key)
+    await _silence(redis_url, 250)
+    assert await keys.check(plain) == key
+    assert await keys.revoke(key_id)
+    async with asyncio.timeout(5):
+        while await keys.check(plain) is not None or await keys.session(token) is not None:
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("bearer", ["", "tl_", "tl_0000000000_", "tl_0000000000_" + "A" * 43, "x" * 10_000, "tl_\n_"])
