@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,9 +71,17 @@ class PrivateRedis:
     """One server process on a Unix socket in `folder`; data survives in the same folder."""
 
     def __init__(
-        self, folder: Path, *, durable: bool = True, binary: Path | None = None, start_within_s: float = START_WITHIN_S
+        self,
+        folder: Path,
+        *,
+        durable: bool = True,
+        binary: Path | None = None,
+        start_within_s: float = START_WITHIN_S,
+        more: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self.more = tuple(more)
+        """Further arguments of the server."""
         self.durable = durable
         self.start_within_s = start_within_s
         self.binary = binary or find_binary()
@@ -108,7 +117,7 @@ class PrivateRedis:
                 str(self.binary), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700",
                 "--dir", str(self.folder), "--appendonly", *durable, "--save", "", "--maxmemory-policy", "noeviction",
                 "--logfile", str(log), "--daemonize", "no", "--latency-monitor-threshold", "50",
-                "--hash-max-ziplist-value", str(COMPACT_BYTES),
+                "--hash-max-ziplist-value", str(COMPACT_BYTES), *self.more,
             ],
             start_new_session=True,  # Ctrl-C reaches us, not it: it goes last
         )  # fmt: skip
