@@ -104,6 +104,8 @@ class Dispatcher:
                     await self._sweep_endpoint(endpoint, adapter.capabilities.receipt_due_s is not None)
                 except StoreUnavailable:
                     break
+                except Exception:  # the loop's rim: one record that nobody can read must not end the dispatcher
+                    log.exception("sweep.broke", endpoint=endpoint)
             await self.core.clock.sleep(SWEEP_S)
 
     async def _sweep_endpoint(self, endpoint: EndpointId, promised: bool) -> None:

@@ -5,26 +5,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import structlog
+
 from channels.contract import Capabilities
 from channels.messages import Channel
 from health.incident import Incident
 from health.records import Freeze
 from health.report import Direction, EndpointId, Status
 from router.core import Core, Invalid, NotFound
-from router.domain.conversation import SideName
+from router.domain.conversation import Binding, SideName
 from router.domain.failover import AffectedSide, ForcedFailover, Limits, Preview, plan_failover, preview
 from router.domain.foresight import NextLeg, foresee
 from router.domain.ids import new_id, shard_of
 from router.failovers import dump_failover
 from router.planner import people_of, request_of
 from router.reading import ConversationView
-from router.store.codec import SideFacts
+from router.store.codec import UNREADABLE, SideFacts
 from router.store.keys import PLAN
 
 PREVIEW_MAX = 10_000
 """Sides a preview looks at; beyond, it speaks of these only."""
 EXPIRES_LEAST_S = 60.0
 EXPIRES_MOST_S = 7 * 24 * 3600.0
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,12 @@ class EndpointState:
 
 
 async def affected_sides(core: Core, facts: Sequence[SideFacts], now: float) -> list[AffectedSide]:
-    """Facts as a plan takes them, bindings read."""
-    people = await asyncio.gather(*(people_of(core, one) for one in facts))
+    """Facts as a plan takes them, bindings read; a side whose person cannot be read is left out."""
+    people = await asyncio.gather(*(_readable_people(core, one) for one in facts))
     sides = []
     for one, bindings in zip(facts, people, strict=True):
+        if bindings is None:
+            continue
         request = request_of(core, one, bindings, now)
         sides.append(
             AffectedSide(
@@ -69,6 +75,14 @@ async def affected_sides(core: Core, facts: Sequence[SideFacts], now: float) -> 
             )
         )
     return sides
+
+
+async def _readable_people(core: Core, facts: SideFacts) -> tuple[Binding, ...] | None:
+    try:
+        return await people_of(core, facts)
+    except UNREADABLE as error:
+        log.warning("record.unreadable", conversation=facts.conversation_id, error=type(error).__name__)
+        return None
 
 
 def limits_of(core: Core, *, move_idle: bool = False) -> Limits:
@@ -137,11 +151,11 @@ class Operations:
             self.core.failovers(),
             self.frozen(),
         )
-        if not facts:
+        sides = await affected_sides(self.core, facts, now)
+        if not sides:
             return None
-        (side,) = await affected_sides(self.core, facts, now)
         forced = next((one for one in failovers if one.active(now) and facts[0].endpoint in one.scope), None)
-        return foresee(side, views, now, limits_of(self.core), forced=forced, frozen=frozen is not None)
+        return foresee(sides[0], views, now, limits_of(self.core), forced=forced, frozen=frozen is not None)
 
     async def parked(self) -> int:
         """Sides that have no way now."""

@@ -13,7 +13,7 @@ from router.domain.journal import Decision, DecisionKind, judged, write_decision
 from router.domain.reasons import Reason
 from router.domain.routing import Choice, EndpointView, Route, RouteRequest, Wish, choose_route
 from router.store.asked import Fail, Park, Rebind
-from router.store.codec import Notice, SideFacts, read_place
+from router.store.codec import UNREADABLE, Notice, SideFacts, read_place
 from router.store.keys import place
 from router.store.redis import StoreUnavailable
 from router.store.store import BATCH_MAX
@@ -131,14 +131,25 @@ class Planner:
             return 0
         views = await self.core.views()
         now = await self.core.store.clock_ms() / 1000  # what it is compared with was written by that clock
-        changes = await asyncio.gather(*(self._decide(facts, views, now) for facts in batch))
-        await self.core.store.rebind(shard, [change for change, _ in changes])
-        for facts, (_, decision) in zip(batch, changes, strict=True):
+        found = await asyncio.gather(*(self._decide_if_readable(facts, views, now) for facts in batch))
+        decided = [(facts, one) for facts, one in zip(batch, found, strict=True) if one is not None]
+        await self.core.store.rebind(shard, [change for _, (change, _) in decided])
+        for facts, (_, decision) in decided:
             if not facts.head_waited or decision.kind is not DecisionKind.PARKED:
                 await self.core.store.note(
                     shard, "decision.made", {"d": write_decision(decision)}, conversation_id=facts.conversation_id
                 )
         return len(batch)
+
+    async def _decide_if_readable(
+        self, facts: SideFacts, views: tuple[EndpointView, ...], now: float
+    ) -> tuple[Rebind | Park | Fail, Decision] | None:
+        """None where a record is damaged: its side is looked at again in 5 s, and holds up no other."""
+        try:
+            return await self._decide(facts, views, now)
+        except UNREADABLE:
+            log.exception("plan.broke", conversation=facts.conversation_id)
+            return None
 
     async def _decide(
         self, facts: SideFacts, views: tuple[EndpointView, ...], now: float

@@ -125,6 +125,9 @@ class Sender:
             except StoreUnavailable as error:
                 log.warning("lease.failed", endpoint=self.endpoint, error=str(error))
                 await self.core.clock.sleep(1.0)
+            except Exception:  # the loop's rim: a record that the script stumbles over must not stop other endpoints
+                log.exception("lease.broke", endpoint=self.endpoint)
+                await self.core.clock.sleep(1.0)
             if taken and self._more and self._idle and self._unsent < self.in_flight:
                 continue
             try:

@@ -125,7 +125,12 @@ class Supervisor:
     async def _control(self, monitor: Monitor, mover: Mover, pace: Pace) -> None:
         while True:
             began = self.core.clock.monotonic()
-            await self.step(monitor, mover, pace)
+            try:
+                await self.step(monitor, mover, pace)
+            except (LeaseLost, RedisError, OSError, TimeoutError):
+                raise
+            except Exception:  # the loop's rim: what breaks one step is tried again, and the gates are renewed first
+                log.exception("step.broke")
             self._kick.clear()
             try:
                 async with asyncio.timeout(max(0.01, STEP_S - (self.core.clock.monotonic() - began))):

@@ -24,6 +24,8 @@ from router.store.keys import place
 from router.store.redis import StoreUnavailable
 
 Hash = Mapping[str, str]
+UNREADABLE = (KeyError, TypeError, ValueError)
+"""What reading a damaged record raises. It is that record's fault alone: nobody else's work may wait for it."""
 RECORDS_VERSION = 1
 """Of conversations and messages; see prelude.lua for what makes a new one."""
 _ENDPOINT = re.compile(r"(email|chat|sms|phone)/[a-z0-9][a-z0-9-]{0,39}")

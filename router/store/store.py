@@ -2,8 +2,10 @@
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import structlog
 
 from health.report import EndpointId
 from router.domain.conversation import SideName
@@ -23,7 +25,7 @@ from router.store.asked import (
     dump_message,
     dump_settlement,
 )
-from router.store.codec import Leased, SideFacts
+from router.store.codec import UNREADABLE, Leased, SideFacts
 from router.store.reading import QUEUE_MAX, Reading
 
 BATCH_MAX = 100
@@ -37,6 +39,10 @@ RECONCILED_MAX = 50
 """Conversations one script call looks at."""
 INSPECTED_BYTES = 256_000
 """Of messages that one `inspect` reads, so that it holds Redis for a fraction of a millisecond."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class Store(Reading):
@@ -92,7 +98,10 @@ class Store(Reading):
     async def lease(
         self, endpoint: EndpointId, worker: str, count: int, terms: LeaseTerms, *, shard: int = 0, request: str = ""
     ) -> list[Leased]:
-        """Up to `count` messages to say at `endpoint` now, their attempts written."""
+        """Up to `count` messages to say at `endpoint` now, their attempts written.
+
+        One that cannot be read is left out: its attempt runs out, until a person is asked.
+        """
         rows = await self._run(
             "lease",
             shard,
@@ -109,7 +118,7 @@ class Store(Reading):
                 "retry_floor": terms.retry_floor_per_s,
             },
         )
-        return [codec.load_leased(row) for row in rows]
+        return _load_each(codec.load_leased, rows)
 
     async def settle(self, shard: int, settlements: Sequence[Settlement]) -> list[str]:
         """Record what came of attempts of one shard; `ok`, `late` or `missing` for each."""
@@ -165,16 +174,16 @@ class Store(Reading):
         return answer[0], answer[1], answer[2]
 
     async def plan(self, shard: int, count: int) -> list[SideFacts]:
-        """Sides that need a route decided, claimed for five seconds."""
+        """Sides that need a route decided, claimed for five seconds; one that cannot be read is left out."""
         rows = await self._run("plan", shard, {"n": min(count, BATCH_MAX)})
-        return [codec.load_facts(row) for row in rows]
+        return _load_each(codec.load_facts, rows)
 
     async def affected(self, shard: int, members: Sequence[str]) -> list[SideFacts]:
-        """Facts about sides of one shard, `conversation:side` each; what is gone is left out."""
+        """Facts about sides of one shard, `conversation:side` each; what is gone, or cannot be read, is left out."""
         facts: list[SideFacts] = []
         for start in range(0, len(members), BATCH_MAX):
             rows = await self._run("affected", shard, {"ids": list(members[start : start + BATCH_MAX])})
-            facts += [codec.load_facts(row) for row in rows if row]
+            facts += _load_each(codec.load_facts, [row for row in rows if row])
         return facts
 
     async def wake_sides(self, shard: int, members: Sequence[str]) -> int:
@@ -297,6 +306,16 @@ class Store(Reading):
             "XADD", f"{keys.shard(shard)}jr", "MAXLEN", "~", 100_000, "*",
             "k", kind, "c", conversation_id, "m", message_id, "ep", endpoint, "at", now, "f", text,
         )  # fmt: skip
+
+
+def _load_each(load: Callable[[str], T], rows: Sequence[str]) -> list[T]:
+    found = []
+    for row in rows:
+        try:
+            found.append(load(row))
+        except UNREADABLE:
+            log.exception("record.unreadable")
+    return found
 
 
 def read_token(token: str) -> tuple[str, int]:
