@@ -90,37 +90,83 @@ def until(look: Callable[[], object], what: str, within_s: float = READY_WITHIN_
 
 @dataclass
 class Cluster:
-    """Three primaries that share the slots."""
+    """Primaries that share the slots, and a replica of each where they have one."""
 
     servers: list[Server]
+    """The primaries, as it began."""
+    replicas: list[Server] = field(default_factory=list)
+    """Each one's, in the same order."""
 
     @property
     def url(self) -> str:
-        """As the settings name it: two of the nodes are enough to find the third."""
+        """As the settings name it: two of the nodes are enough to find the others."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in self.servers[:2])
+
+    def pair_of(self, slot: int) -> tuple[Server, Server]:
+        """Who holds a slot now, and who would take over; as whoever of them lives knows it."""
+        for one, other in zip(self.servers, self.replicas, strict=True):
+            for primary, replica in ((one, other), (other, one)):
+                if primary.process is not None and slot in slots_of(primary):
+                    return primary, replica
+        raise LookupError(f"nobody alive holds slot {slot}")
+
+
+def slots_of(server: Server) -> set[int]:
+    """Which slots a node holds as their primary, as it says itself."""
+    with server.client as client:
+        mine = client.execute_command("CLUSTER MYID")
+        known = client.execute_command("CLUSTER NODES")
+    (row,) = [one for one in known.values() if one["node_id"] == mine]
+    ranges = [(int(one[0]), int(one[-1])) for one in row["slots"] if "-" not in str(one[0])]
+    return {slot for first, last in ranges for slot in range(first, last + 1)} if "master" in row["flags"] else set()
 
 
 @contextlib.contextmanager
-def run_cluster(folder: Path, binary: Path | None = None, *, nodes: int = 3) -> Iterator[Cluster]:
-    """A Cluster without replicas and without persistence."""
-    more = ("--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
-            "--cluster-require-full-coverage", "no",
-            "--maxmemory-policy", "noeviction")  # fmt: skip
-    servers = [Server(folder / f"node{n}", binary or find_binary(), more) for n in range(nodes)]
+def run_cluster(
+    folder: Path, binary: Path | None = None, *, nodes: int = 3, replicated: bool = False, durable: bool = False
+) -> Iterator[Cluster]:
+    """A Cluster; `replicated`: each primary with one replica that is promoted for it, in step."""
+    keep = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
+    more = ("--save", "", *keep, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+            "--cluster-require-full-coverage", "no", "--maxmemory-policy", "noeviction",
+            "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")  # fmt: skip
+    kind = binary or find_binary()
+    servers = [Server(folder / f"node{n}", kind, more) for n in range(nodes)]
+    replicas = [Server(folder / f"replica{n}", kind, more) for n in range(nodes if replicated else 0)]
+    everybody = [*servers, *replicas]
     try:
-        for number, server in enumerate(servers):
+        for number, server in enumerate(everybody):
             server.start()
             with server.client as client:
-                mine = range(number * SLOTS // nodes, (number + 1) * SLOTS // nodes)
-                client.execute_command("CLUSTER ADDSLOTS", *mine)
+                if server in servers:
+                    mine = range(number * SLOTS // nodes, (number + 1) * SLOTS // nodes)
+                    client.execute_command("CLUSTER ADDSLOTS", *mine)
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 if number:
                     client.execute_command("CLUSTER MEET", "127.0.0.1", servers[0].port)
-        until(lambda: all(_is_whole(one, nodes) for one in servers), "the cluster is whole")
-        yield Cluster(servers)
+        until(lambda: all(_is_whole(one, nodes) for one in everybody), "the cluster is whole")
+        for primary, replica in zip(servers, replicas, strict=False):
+            _follow(replica, primary)
+        until(lambda: all(_in_step(one) for one in replicas), "the replicas are in step")
+        until(lambda: all(_knows_replicas(one, len(replicas)) for one in everybody), "everybody knows the replicas")
+        yield Cluster(servers, replicas)
     finally:
-        for server in servers:
+        for server in everybody:
             server.stop()
+
+
+def _follow(replica: Server, primary: Server) -> None:
+    """Once it has heard of it."""
+    with primary.client as there, replica.client as here:
+        name = there.execute_command("CLUSTER MYID")
+        until(lambda: name in str(here.execute_command("CLUSTER NODES")), "the replica knows its primary")
+        here.execute_command("CLUSTER REPLICATE", name)
+
+
+def _knows_replicas(server: Server, count: int) -> bool:
+    with server.client as client:
+        known = client.execute_command("CLUSTER NODES")
+    return sum("slave" in row["flags"] for row in known.values()) == count
 
 
 def _is_whole(server: Server, nodes: int) -> bool:
@@ -149,6 +195,20 @@ class Watched:
         with self.sentinels[0].client as client:
             found = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return int(found[1])
+
+
+def cut_off(primary: Server, replica: Server) -> None:
+    """A replica loses its primary, and cannot come back to it: a password that it does not know is not taken."""
+    with replica.client as here, primary.client as there:
+        here.config_set("masterauth", "wrong")
+        there.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        until(lambda: here.info("replication")["master_link_status"] == "down", "the replica is cut off")
+
+
+def behind(primary: Server, replica: Server) -> int:
+    """How far a replica is behind, in octets."""
+    with primary.client as there, replica.client as here:
+        return int(there.info("replication")["master_repl_offset"]) - int(here.info("replication")["slave_repl_offset"])
 
 
 @contextlib.contextmanager

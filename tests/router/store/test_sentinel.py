@@ -9,20 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from channels.messages import Content, Kind
-from health.report import EndpointId
-from router.domain.conversation import MessageClass, SideName
-from router.domain.ids import new_id
 from router.rollback import RollbackWatch
 from router.runtime import SystemClock
-from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement
 from router.store.connecting import connect
 from router.store.redis import REPLICATED_WITHIN_MS, Pipelined, StoreUnavailable
 from router.store.store import Store
-from tests.topologies import Watched, run_watched, until
-
-MAIL = EndpointId("email/support")
-TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)
+from tests.promised import People
+from tests.topologies import Watched, behind, cut_off, run_watched, until
 
 
 @pytest.fixture
@@ -45,61 +38,6 @@ async def opened(url: str, *, replicas: int = 0) -> AsyncIterator[Store]:
         await redis.close()
 
 
-class People:
-    """Everybody who was promised something, and everything that was really said."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.promised: list[str] = []
-        self.said: list[tuple[str, bool]] = []
-
-    async def write(self) -> None:
-        """One message in a conversation of its own; the same again, under the same key, until it is acknowledged."""
-        conversation, message = new_id("v", 0, 1_000), new_id("m", 0, 1_000)
-        new = NewMessage(
-            message, SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob", Content(message), MessageClass.NORMAL, 0.0,
-            EndpointId(""),
-        )  # fmt: skip
-        legs = NewLeg("c0-ann", MAIL, f"email:{message}@x.test"), NewLeg("", EndpointId("chat/console"), "chat:console")
-        create = NewConversation("c0-ann", message[-5:], "Order", "en", MessageClass.NORMAL, 5, "", *legs)
-        while True:
-            try:
-                await self.store.accept(conversation, new, natural_key=message, create=create)
-            except StoreUnavailable:
-                await asyncio.sleep(0.05)
-                continue
-            self.promised.append(message)
-            return
-
-    async def say(self) -> int:
-        """Whatever is due goes out, and is recorded as sent; how many."""
-        leased = await self.store.lease(MAIL, "w1", 50, TERMS)
-        self.said += [(one.message_id, one.possible_duplicate) for one in leased]
-        rows = [
-            Settlement(one.conversation_id, one.side, one.message_id, one.number, one.fence, "sent") for one in leased
-        ]
-        await self.store.settle(0, rows)
-        return len(leased)
-
-    def doubled_unseen(self) -> set[str]:
-        """Said again without saying that it may be a repeat."""
-        seen: set[str] = set()
-        again = set()
-        for message, flagged in self.said:
-            if message in seen and not flagged:
-                again.add(message)
-            seen.add(message)
-        return again
-
-
-def cut_off(watched: Watched) -> None:
-    """The replica loses its primary, and cannot come back to it: a password that it does not know is not taken."""
-    with watched.replica.client as replica, watched.primary.client as primary:
-        replica.config_set("masterauth", "wrong")
-        primary.execute_command("CLIENT", "KILL", "TYPE", "replica")
-        until(lambda: replica.info("replication")["master_link_status"] == "down", "the replica is cut off")
-
-
 async def promote(watched: Watched) -> None:
     """The primary is gone without a word; the sentinel notices and names the replica."""
     old = watched.named()
@@ -114,8 +52,8 @@ async def test_what_a_promoted_replica_did_not_have_is_noticed_and_flagged(watch
         watch = RollbackWatch(store, SystemClock())
         for _ in range(20):
             await people.write()
-        await asyncio.to_thread(until, lambda: _offset(watched) == 0, "the replica has them")
-        cut_off(watched)
+        await asyncio.to_thread(until, lambda: behind(watched.primary, watched.replica) == 0, "the replica has them")
+        cut_off(watched.primary, watched.replica)
         assert await people.say() == 20
         lost = len(people.promised)
         for _ in range(10):
@@ -124,7 +62,7 @@ async def test_what_a_promoted_replica_did_not_have_is_noticed_and_flagged(watch
         await people.write()
         with pytest.raises(StoreUnavailable):
             while True:  # connections that broke are made anew first
-                await store.lease(MAIL, "w1", 1, TERMS)
+                await people.lease()
         assert await watch.look(0)
         while await people.say():
             pass
@@ -134,13 +72,6 @@ async def test_what_a_promoted_replica_did_not_have_is_noticed_and_flagged(watch
         # Ten were acknowledged and are gone: the edge keeps its own copies for that (the spool), and an operator who
         # wants them here asks for a replica's word (the next test).
         assert len({message for message, _ in people.said}) == 21
-
-
-def _offset(watched: Watched) -> int:
-    """How far the replica is behind, in octets."""
-    with watched.primary.client as primary, watched.replica.client as replica:
-        ours = int(primary.info("replication")["master_repl_offset"])
-        return ours - int(replica.info("replication")["slave_repl_offset"])
 
 
 async def test_who_waits_for_a_replica_is_promised_nothing_that_a_promotion_loses(watched: Watched) -> None:
@@ -167,7 +98,7 @@ async def test_who_waits_for_a_replica_is_promised_nothing_that_a_promotion_lose
         writers = [asyncio.create_task(write()) for _ in range(4)]
         sender = asyncio.create_task(say())
         await asyncio.sleep(0.5)
-        cut_off(watched)
+        cut_off(watched.primary, watched.replica)
         await asyncio.sleep(0.2)  # what the replica has already is acknowledged
         before = len(people.promised)
         await asyncio.sleep(REPLICATED_WITHIN_MS / 1000 + 0.5)
@@ -190,7 +121,7 @@ async def test_what_only_the_primary_has_is_no_duplicate_yet(watched: Watched) -
         await people.write()
         (taken,) = people.promised
         assert await store.natural_key(0, taken) is not None
-        cut_off(watched)
+        cut_off(watched.primary, watched.replica)
         writing = asyncio.create_task(people.write())
         with watched.primary.client as primary:
             await asyncio.to_thread(
