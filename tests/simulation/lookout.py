@@ -39,34 +39,59 @@ class Lookout:
         """What was still on its way at the latest look."""
         self._quiet: set[str] = set()
         """Conversations with nothing on its way when they were last looked at."""
+        self._first: dict[str, str] = {}
+        """By conversation: the first message that was on its way."""
+        self._waiting: dict[str, tuple[int, bool, int, bool]] = {}
+        """By conversation: what waited on its sides, and whether notices did."""
 
-    async def look(self, *, whole: bool = False) -> None:
-        """Look at what was not quiet yet; once all of it is, or where `whole` is asked, at everything."""
-        found: list[str] = []
+    async def look(self) -> None:
+        """Look at what was not quiet yet; once all of it is, at what was."""
+        talks = [talk for talk in self.world.talks if talk.conversation_id]
+        before = [talk for talk in talks if talk.conversation_id in self._quiet]
+        self.left = [one for talk in talks if talk not in before for one in await self._look_at(talk)]
+        if not self.left:
+            self.left = [one for talk in before for one in await self._look_at(talk)]
+
+    async def look_again(self) -> None:
+        """See whether anything waits that did not when all was quiet."""
+        self.left = []
         for talk in self.world.talks:
-            if talk.conversation_id and (whole or talk.conversation_id not in self._quiet):
-                found += await self._look_at(talk)
-        self.left = found
-        if not found and not whole:
-            await self.look(whole=True)
+            if talk.conversation_id:
+                view = await self.world.ask(lambda core: Reading(core).conversation(talk.conversation_id))  # noqa: B023 - awaited here
+                if self._waits(view.customer_side, view.agent_side) != self._waiting[talk.conversation_id]:
+                    self._quiet.discard(talk.conversation_id)
+                    self.left.append(f"{talk.conversation_id} goes on")
 
     async def _look_at(self, talk: "Talk") -> list[str]:
+        conversation = talk.conversation_id
+        first = self._first.get(conversation)
+        if first is not None:
+            message = await self.world.ask(lambda core: Reading(core).message(first))
+            if not self._ended(message) and not message.parked_until:
+                return [f"{conversation} {first} {message.state} {message.reason}"]
+
         async def read(core: Core) -> tuple[list[Message], tuple[Side, Side]]:
             reading = Reading(core)
-            view = await reading.conversation(talk.conversation_id)
-            said = await reading.transcript(talk.conversation_id, limit=TRANSCRIPT_MAX)
+            view = await reading.conversation(conversation)
+            said = await reading.transcript(conversation, limit=TRANSCRIPT_MAX)
             return said, (view.customer_side, view.agent_side)
 
         messages, sides = await self.world.ask(read)
         self.messages |= {one.id: one for one in messages}
+        self._waiting[conversation] = self._waits(*sides)
+        going = [one.id for one in messages if not self._ended(one)]
         left = [
             f"{side.conversation_id}:{side.name} {one}" for side in sides for one in self._left(talk, side, messages)
         ]
-        if left:
-            self._quiet.discard(talk.conversation_id)
-        else:
-            self._quiet.add(talk.conversation_id)
+        self._first.pop(conversation, None)
+        if going and left:
+            self._first[conversation] = going[0]
+        (self._quiet.discard if left else self._quiet.add)(conversation)
         return left
+
+    @staticmethod
+    def _waits(one: Side, other: Side) -> tuple[int, bool, int, bool]:
+        return one.queued, one.notice_due, other.queued, other.notice_due
 
     def _left(self, talk: "Talk", side: Side, messages: list[Message]) -> list[str]:
         """What of a side is on its way, but for what waits in vain, and says so."""

@@ -88,7 +88,10 @@ class _Step(asyncio.TimerHandle):
         loop: "VirtualLoop",
         context: contextvars.Context,
     ) -> None:
-        super().__init__(when, callback, args, loop, context)
+        # What its parents' constructors do, without their calls: a seed makes ten thousand of these.
+        self._context, self._loop, self._callback, self._args = context, loop, callback, args
+        self._cancelled, self._repr, self._source_traceback = False, None, None
+        self._when, self._scheduled = when, False
         self.process: Process | None = context.get(PROCESS, None)
 
 

@@ -4,12 +4,14 @@ import asyncio
 import contextvars
 import hashlib
 import json
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 from typing import Any
 
+import hiredis
 import redis
 
 from router.store.redis import StoreUnavailable, script_sources
@@ -57,6 +59,18 @@ class Begun:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script to be run."""
+
+    name: str
+    prefix: str
+    argument: str
+
+
+Asked = tuple[Any, ...] | Script
+
+
 @lru_cache(maxsize=500)
 def _load(client: redis.Redis, text: str) -> str:
     return str(client.script_load(text))
@@ -80,7 +94,9 @@ class Server:
     calls: int = 0
     trace: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=12))
     log: list[str] | None = None
-    _connection: Any = None
+    _wire: socket.socket = field(init=False)
+    """Read and written with nothing in between: most of a run's time is spent here."""
+    _reader: hiredis.Reader = field(init=False)
     _latest_ms: int = 0
     _digests: dict[str, str] = field(default_factory=dict)
     _live: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -88,7 +104,10 @@ class Server:
 
     def __post_init__(self) -> None:
         self.client.flushall()
-        self._connection = self.client.connection_pool.get_connection()
+        facts = self.client.connection_pool.connection_kwargs
+        self._wire = socket.socket(socket.AF_UNIX if "path" in facts else socket.AF_INET, socket.SOCK_STREAM)
+        self._wire.connect(facts["path"] if "path" in facts else (facts["host"], facts["port"]))
+        self._reader = hiredis.Reader(encoding="utf-8")
         for name, text in self.mutate(dict(script_sources())).items():
             whole = f"local BELLS = {{}}\nlocal function main()\n{text}\nend\nreturn {{main(), BELLS}}"
             assert BELL in whole, f"{name}.lua rings no bell any more: teach the simulation the new one"
@@ -98,51 +117,69 @@ class Server:
         """The server's own clock."""
         return int((EPOCH_S + self.loop.time()) * 1000) + self.clock_off_ms
 
-    def run(self, who: str, script: str, prefix: str, argument: str) -> Any:
-        """One script, atomically, now."""
+    def take(self, asked: "list[tuple[str, Asked]]") -> list[Any]:
+        """What arrived together, one atomic step after the other, now; an answer may be an error."""
         now = self.now_ms()
         self._latest_ms = max(self._latest_ms, now)
-        answer, bells = self._ask("EVALSHA", self._digests[script], 1, prefix, str(now), argument)
-        self._note(f"{who} {script} {argument} -> {answer}")
-        if script == "lease":
-            self._watch_lease(now, prefix, json.loads(argument), answer)
-        elif script == "settle":
-            self._watch_settle(json.loads(argument), answer)
+        self.calls += len(asked)
+        if self.calls > CALLS_MAX:
+            raise Spun(f"more than {CALLS_MAX} calls in {self.loop.time():.0f} s")
+        self._wire.sendall(b"".join([self._pack(one, now) for _, one in asked]))
+        return [self._heard(who, one, now, self._answer()) for who, one in asked]
+
+    def _pack(self, asked: "Asked", now: int) -> bytes:
+        if isinstance(asked, tuple):
+            return bytes(hiredis.pack_command(asked))
+        return bytes(
+            hiredis.pack_command(("EVALSHA", self._digests[asked.name], 1, asked.prefix, str(now), asked.argument))
+        )
+
+    def _answer(self) -> Any:
+        answer = self._reader.gets()
+        while answer is False:
+            self._reader.feed(self._wire.recv(65_536))
+            answer = self._reader.gets()
+        return answer
+
+    def _heard(self, who: str, asked: "Asked", now: int, answer: Any) -> Any:
+        if isinstance(answer, hiredis.ReplyError):
+            self.wrong.append(f"Redis refused: {answer}")
+            return redis.ResponseError(str(answer))
+        if isinstance(asked, tuple):
+            return self._called(who, asked, answer)
+        answer, bells = answer
+        self._note(who, asked.name, asked.argument, answer)
+        if asked.name == "lease":
+            self._watch_lease(now, asked.prefix, json.loads(asked.argument), answer)
+        elif asked.name == "settle":
+            self._watch_settle(json.loads(asked.argument), answer)
         for bell in bells:
             self.ring(bell)
         return answer
 
-    def call(self, who: str, command: tuple[Any, ...]) -> Any:
-        """One command, now."""
-        answer = self._ask(*command)
-        if command[0] == "HGETALL":
+    def _called(self, who: str, command: tuple[Any, ...], answer: Any) -> Any:
+        name = command[0]
+        if name == "HGETALL":
             answer = dict(sorted(zip(answer[::2], answer[1::2], strict=True)))
-        if command[0] == "HSET" and str(command[1]).endswith(":gate"):
+        elif name == "HSET" and str(command[1]).endswith(":gate"):
             for endpoint, text in zip(command[2::2], command[3::2], strict=True):
                 state, _, until = str(text).partition("|")
                 self.gates[str(command[1])[: -len("gate")], str(endpoint)] = (state, int(until))
         # A stream's ids come from the real clock, and a hash's order from the server's own seed.
         shown = answer
-        if command[0] == "XADD":
+        if name == "XADD":
             shown = ""
-        elif isinstance(answer, list) and command[0] != "ZSCAN":
+        elif isinstance(answer, list) and name != "ZSCAN":
             shown = sorted(answer)
-        self._note(f"{who} {command} -> {shown}")
+        self._note(who, name, command, shown)
         return answer
 
     def close(self) -> None:
-        """Give the connection back."""
-        self.client.connection_pool.release(self._connection)
+        """Hang up."""
+        self._wire.close()
 
-    def _ask(self, *command: Any) -> Any:
-        self.calls += 1
-        if self.calls > CALLS_MAX:
-            raise Spun(f"more than {CALLS_MAX} calls in {self.loop.time():.0f} s")
-        self._connection.send_command(*command)
-        return self._connection.read_response()
-
-    def _note(self, line: str) -> None:
-        text = f"{self.loop.time():.6f} {line}"
+    def _note(self, who: str, name: str, asked: object, shown: object) -> None:
+        text = f"{self.loop.time():.6f} {who} {name} {asked} -> {shown}"
         self.trace.update(text.encode())
         if self.log is not None:
             self.log.append(text)
@@ -184,17 +221,21 @@ class Line:
         self.server = server
         self.rng = rng
         self.faults = faults
-        self._asked_at = self._way_s = -1.0
+        self._batch: list[tuple[Asked, asyncio.Future[Any]]] = []
+        self._asked_at = -1.0
 
     async def call(self, *command: Any) -> Any:
         """One command's answer."""
-        return await self._exchange(lambda who: self.server.call(who, command))
+        return await self._exchange(command)
+
+    promise = call
+    """Nothing here has replicas."""
 
     async def run(self, script: str, prefix: str, now_ms: int | None, argument: str) -> Any:
         """A script's answer; it goes by the server's clock of the moment it runs."""
-        return await self._exchange(lambda who: self.server.run(who, script, prefix, argument))
+        return await self._exchange(Script(script, prefix, argument))
 
-    async def _exchange(self, step: Callable[[str], Any]) -> Any:
+    async def _exchange(self, asked: Asked) -> Any:
         process = PROCESS.get()
         faults, rng, loop = self.faults, self.rng, self.server.loop
         self._must_live(process)
@@ -202,8 +243,12 @@ class Line:
             process.kill()
             raise asyncio.CancelledError
         answered = loop.create_future()
-        # The request is on its way: nothing that happens to its sender calls it back.
-        PROCESS_OF_NOBODY.run(loop.call_later, self._way_there(), self._arrive, step, process, answered)
+        # What is asked in one tick goes in one pipeline, in its order.
+        if loop.time() != self._asked_at or not self._batch:
+            self._asked_at, self._batch = loop.time(), []
+            # On its way: nothing that happens to its sender calls it back.
+            PROCESS_OF_NOBODY.run(loop.call_later, self._travel(), self._arrive, self._batch, process)
+        self._batch.append((asked, answered))
         answer = await answered
         self._must_live(process)
         if process is not None and rng.random() < faults.killed_after:
@@ -217,28 +262,29 @@ class Line:
             raise StoreUnavailable("the answer was lost")
         return answer
 
-    def _arrive(self, step: Callable[[str], Any], process: Process | None, answered: "asyncio.Future[Any]") -> None:
-        loop = self.server.loop
-        answer: Any
-        if loop.time() < self.server.away_until or self.rng.random() < self.faults.request_lost:
-            answer = StoreUnavailable("Redis did not answer")
+    def _arrive(self, batch: list[tuple[Asked, "asyncio.Future[Any]"]], process: Process | None) -> None:
+        server, loop = self.server, self.server.loop
+        if batch is self._batch:
+            self._batch = []  # whatever is asked from now on goes with the next one
+        who = process.name if process else "client"
+        lost = self.faults.request_lost
+        if loop.time() < server.away_until:
+            arrived = []
+        elif lost:
+            arrived = [one for one in batch if self.rng.random() >= lost]
         else:
-            try:
-                answer = step(process.name if process else "client")
-            except redis.ResponseError as error:
-                self.server.wrong.append(f"Redis refused: {error}")
-                answer = error
-            except Spun as error:
-                self.server.wrong.append(f"it spins: {error}")
-                loop.given_up = True
-                return
-        loop.call_later(self._travel(), _give, answered, answer)
-
-    def _way_there(self) -> float:
-        """What is asked in one tick goes in one pipeline, in its order."""
-        if self.server.loop.time() != self._asked_at:
-            self._asked_at, self._way_s = self.server.loop.time(), self._travel()
-        return self._way_s
+            arrived = batch
+        try:
+            answers = server.take([(who, asked) for asked, _ in arrived])
+        except Spun as error:
+            server.wrong.append(f"it spins: {error}")
+            loop.given_up = True
+            return
+        given = [(future, answer) for (_, future), answer in zip(arrived, answers, strict=True)]
+        if len(arrived) < len(batch):
+            heard = {id(future) for _, future in arrived}
+            given += [(one, StoreUnavailable("Redis did not answer")) for _, one in batch if id(one) not in heard]
+        loop.call_later(self._travel(), _give, given)
 
     def _travel(self) -> float:
         if self.rng.random() < self.faults.slow:
@@ -251,9 +297,10 @@ class Line:
             raise asyncio.CancelledError
 
 
-def _give(future: "asyncio.Future[Any]", answer: Any) -> None:
-    if not future.done():
-        future.set_result(answer)
+def _give(given: list[tuple["asyncio.Future[Any]", Any]]) -> None:
+    for future, answer in given:
+        if not future.done():
+            future.set_result(answer)
 
 
 PROCESS_OF_NOBODY = contextvars.Context()

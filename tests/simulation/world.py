@@ -48,8 +48,10 @@ from tests.simulation.people import Talk
 from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
 from tests.simulation.vendors import SimAdapter, Taken, Vendor
 
-POLL_S, CALM_POLL_S = 6.0, 20.0
+POLL_S, CALM_POLL_S = 8.0, 20.0
 """Between two looks where no bell rings: longer than in life, so that an hour takes seconds."""
+FAILBACK_S, PACE_S = 10.0, 20.0
+"""Likewise: between two looks at who may go home, and between two times that the pace is written down."""
 DRAIN_S = 2_400.0
 """After the last fault everything must have drained within this, on the virtual clock: 10 minutes for a person, 5 for
 parked bulk, and what follows them."""
@@ -427,22 +429,22 @@ class World:
         limit = self.now + DRAIN_S + slowed + 2 * self.climate.clock_off_s
         while self.now < limit and not self.loop.given_up:
             self.loop.run_until(min(limit, self.now + LOOK_S))
-            if self._nothing_left():
+            if self._nothing_left(self.lookout.look):
                 # Let come what is to come, and look once more.
                 taken = self._taken()
                 self.loop.run_until(self.now + 5.0)
-                if self._nothing_left(whole=True) and taken == self._taken():
+                if self._nothing_left(self.lookout.look_again) and taken == self._taken():
                     break
         for talk in self.talks:
             for said in talk.said:
                 seen = self.lookout.messages.get(said.message_id)
                 said.state, said.reason = (seen.state.value, seen.reason) if seen is not None else ("missing", "")
 
-    def _nothing_left(self, *, whole: bool = False) -> bool:
+    def _nothing_left(self, look: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Everybody was answered, every vendor has told us what it had to tell, and every client sees an end."""
         if self.people or any(vendor.to_tell for vendor in self.vendors.values()):
             return False
-        self.spawn(self.lookout.look(whole=whole))
+        self.spawn(look())
         self.loop.run_until(self.now + 60.0, ended=lambda: not self.people)
         return not self.people and not self.lookout.left
 
@@ -560,6 +562,8 @@ class World:
             stack.enter_context(mock.patch("router.receipts.log", listened))
             for module in (planner, sender):
                 stack.enter_context(mock.patch.object(module, "POLL_S", POLL_S * self.pace))
+            stack.enter_context(mock.patch.object(supervisor, "FAILBACK_EVERY_S", FAILBACK_S * self.pace))
+            stack.enter_context(mock.patch.object(supervisor, "PACE_EVERY_S", PACE_S * self.pace))
             stack.enter_context(mock.patch.object(reconciler, "STEP_S", WALK_S * self.pace))
             stack.enter_context(mock.patch.object(secrets, "randbits", self.rng.getrandbits))
             stack.enter_context(
