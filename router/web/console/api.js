@@ -9,6 +9,8 @@ export class Problem extends Error {
   }
 }
 
+const STALE = "What stands here may be old; it is asked for again by itself.";
+
 let csrf = "";
 let whenLoggedOut = () => {};
 
@@ -25,10 +27,15 @@ export async function ask(method, path, { body, key } = {}) {
   try {
     response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch {
-    throw new Problem(0, "offline", "The router does not answer. Nothing is known to have been done; try again.");
+    const so = method === "GET" ? STALE : "Nothing is known to have been done; try again.";
+    throw new Problem(0, "offline", `The router does not answer. ${so}`);
   }
   if (response.ok) return response.status === 204 ? null : response.json();
   const problem = await readProblem(response);
+  // The router's own words are about what was to be done; who only looks wants to know what to think of the screen.
+  if (method === "GET" && problem.reason === "store_unavailable") {
+    problem.message = `The router cannot look anything up now. ${STALE} What you write is kept.`;
+  }
   if (response.status === 401) whenLoggedOut();
   throw problem;
 }

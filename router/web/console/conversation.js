@@ -2,11 +2,11 @@
 
 import { html, useEffect, useRef, useState } from "./vendor.js";
 import { ask } from "./api.js";
-import { Fault, Since } from "./parts.js";
+import { Fault, Since, useFocusInside } from "./parts.js";
 import { Places } from "./places.js";
 import { Reply } from "./reply.js";
 import { Transcript } from "./transcript.js";
-import { agents, listen, loadConversations, mayTalk, me, ways } from "./state.js";
+import { AGAIN_MS, agents, listen, loadConversations, mayTalk, me, ways } from "./state.js";
 
 const PAGE = 200;
 const PAGES_MAX = 25;
@@ -33,6 +33,8 @@ function useConversation(id) {
   const known = useRef([]);
   const path = `/v1/conversations/${encodeURIComponent(id)}`;
   const asking = useRef({ busy: false, again: false });
+  const identity = useRef(id); // the address may name it by its reference
+  const later = useRef(0);
 
   async function refresh() {
     if (asking.current.busy) {
@@ -40,8 +42,10 @@ function useConversation(id) {
       return;
     }
     asking.current.busy = true;
+    clearTimeout(later.current);
     try {
       const found = await ask("GET", path);
+      identity.current = found.id;
       if (mayTalk.value) {
         known.current = await readOn(path, known.current);
         setSaid(known.current);
@@ -50,6 +54,7 @@ function useConversation(id) {
       setProblem(null);
     } catch (fault) {
       setProblem(fault);
+      if (fault.status === 0 || fault.status === 503) later.current = setTimeout(refresh, AGAIN_MS);
     }
     asking.current.busy = false;
     if (asking.current.again) {
@@ -61,7 +66,8 @@ function useConversation(id) {
     let timer = 0;
     refresh();
     const stop = listen((entry) => {
-      if (entry.conversation_id !== id || timer) return;
+      const ours = entry.kind === "stream.opened" || entry.conversation_id === identity.current;
+      if (!ours || timer) return;
       timer = setTimeout(() => {
         timer = 0;
         refresh();
@@ -69,6 +75,7 @@ function useConversation(id) {
     });
     return () => {
       clearTimeout(timer);
+      clearTimeout(later.current);
       stop();
     };
   }, [id]);
@@ -96,16 +103,19 @@ function Assign({ view, change }) {
 
 function Head({ view, change, close }) {
   const [sure, setSure] = useState(false);
+  const [button, inside] = useFocusInside(sure);
+  const title = useRef(null);
+  useEffect(() => title.current.focus({ preventScroll: true }), []);
   return html`<header class="one-head">
     <a class="back" href="#/conversations" aria-label="Back to the list">‹</a>
     <div class="one-title">
-      <h2>${view.customer_name || "Customer"}</h2>
+      <h2 tabindex="-1" dir="auto" ref=${title}>${view.customer_name || "Customer"}</h2>
       <p>
         <span class="reference">${view.reference}</span>
         ${view.fields.continues
           ? html`<a href=${`#/conversations/${view.fields.continues}`}>goes on with ${view.fields.continues}</a>`
           : null}
-        ${view.subject ? html`<span class="about" title=${view.subject}>${view.subject}</span>` : null}
+        ${view.subject ? html`<span class="about" dir="auto" title=${view.subject}>${view.subject}</span>` : null}
         ${view.open
           ? view.waiting_since
             ? html`<span class="waits">waits <${Since} at=${view.waiting_since} /></span>`
@@ -118,10 +128,10 @@ function Head({ view, change, close }) {
           <${Assign} view=${view} change=${change} />
           ${sure
             ? html`<span class="sure" role="group" aria-label="Close this conversation?">
-                <button type="button" class="primary" autofocus onClick=${close}>Close it</button>
+                <button type="button" class="primary" ref=${inside} onClick=${close}>Close it</button>
                 <button type="button" class="quiet" onClick=${() => setSure(false)}>Keep open</button>
               </span>`
-            : html`<button type="button" onClick=${() => setSure(true)}>Close…</button>`}
+            : html`<button type="button" ref=${button} onClick=${() => setSure(true)}>Close…</button>`}
         </div>`
       : null}
   </header>`;
@@ -146,7 +156,7 @@ export function Conversation({ id }) {
     ${mayTalk.value
       ? html`<${Transcript} said=${said || []} view=${view} changed=${refresh} />`
       : html`<p class="hint pad">Your role sees where a conversation is, not what is said in it.</p>`}
-    ${mayTalk.value && view.next ? html`<${Reply} view=${view} path=${path} sent=${refresh} />` : null}
+    ${mayTalk.value && view.next ? html`<${Reply} view=${view} path=${path} said=${said || []} sent=${refresh} />` : null}
     ${view.open ? null : html`<p class="closed-note" role="status">${view.archived
       ? "This conversation is archived: it can only be read. If the customer answers it, a new one begins that names it."
       : "This conversation is closed. The customer can reopen it by writing."}</p>`}`;

@@ -1,9 +1,11 @@
 // The list, who waits longest first, beside the conversation that is open.
 
-import { html } from "./vendor.js";
-import { Channel, Empty, Since } from "./parts.js";
+import { html, useState } from "./vendor.js";
+import { ask } from "./api.js";
+import { Channel, Empty, Fault, Since } from "./parts.js";
 import {
-  agentNames, conversations, conversationsMore, endpointsById, loadConversations, me, openOnly, route, session,
+  CONVERSATIONS_MAX, agentNames, conversations, conversationsMore, conversationsWanted, endpointsById, go,
+  loadConversations, me, openOnly, route, session,
 } from "./state.js";
 import { WaitingForProof } from "./held.js";
 import { Conversation } from "./conversation.js";
@@ -12,19 +14,19 @@ import { channelOf } from "./words.js";
 const isAway = (endpoint) => endpointsById.value.get(endpoint)?.status_out === "down";
 
 function Row({ one }) {
-  const here = route.value.id === one.id;
+  const here = route.value.id === one.id || route.value.id === one.reference;
   const mine = me.value && one.assignee && one.assignee === me.value.agent_id;
   const title = one.customer_name || `Customer of ${one.reference}`;
   const endpoint = one.customer_side.endpoint;
   return html`<li>
     <a href=${`#/conversations/${one.id}`} class=${`row ${here ? "here" : ""}`} aria-current=${here ? "true" : undefined}>
       <span class="row-top">
-        <strong>${title}</strong>
+        <strong dir="auto">${title}</strong>
         ${one.waiting_since
           ? html`<span class="waits">waits <${Since} at=${one.waiting_since} /></span>`
           : html`<span class="answered">${one.open ? "answered" : "closed"}</span>`}
       </span>
-      <span class="row-text">${one.last_text || one.subject || (session.value.role === "ops" ? "" : "No words yet")}</span>
+      <span class="row-text" dir="auto">${one.last_text || one.subject || (session.value.role === "ops" ? "" : "No words yet")}</span>
       <span class="row-foot">
         <${Channel} endpoint=${endpoint} />
         ${one.home && endpoint && one.home !== endpoint ? html`<span class="tag moved">moved from ${channelOf(one.home)}</span>` : null}
@@ -35,6 +37,39 @@ function Row({ one }) {
       </span>
     </a>
   </li>`;
+}
+
+// Customers name their reference; whoever names one may wait beyond what the list shows, or be closed or archived.
+function Find() {
+  const [reference, setReference] = useState("");
+  const [problem, setProblem] = useState(null);
+  async function find(event) {
+    event.preventDefault();
+    setProblem(null);
+    try {
+      const found = await ask("GET", `/v1/conversations/${encodeURIComponent(reference.trim())}`);
+      setReference("");
+      go(`conversations/${found.id}`);
+    } catch (fault) {
+      setProblem(fault);
+    }
+  }
+  return html`<form class="find" role="search" onSubmit=${find}>
+    <input type="search" required maxlength="60" autocomplete="off" spellcheck=${false} aria-label="Find by reference" placeholder="Reference, like 4F2K9"
+      value=${reference} onInput=${(event) => setReference(event.currentTarget.value)} />
+    <button type="submit" disabled=${!reference.trim()}>Find</button>
+    <${Fault} problem=${problem} />
+  </form>`;
+}
+
+function More({ shown }) {
+  if (!conversationsMore.value) return null;
+  if (shown >= CONVERSATIONS_MAX) return html`<p class="hint pad">These are the first ${shown}; find others by their reference.</p>`;
+  function more() {
+    conversationsWanted.value = Math.min(CONVERSATIONS_MAX, conversationsWanted.value + 100);
+    loadConversations();
+  }
+  return html`<p class="pad more"><span class="hint">These are the first ${shown}.</span> <button type="button" onClick=${more}>Show more</button></p>`;
 }
 
 export function Conversations() {
@@ -50,13 +85,14 @@ export function Conversations() {
         <h1>Conversations</h1>
         <label class="check"><input type="checkbox" checked=${!openOnly.value} onChange=${choose} /> closed too</label>
       </div>
+      <${Find} />
       <${WaitingForProof} />
       ${items === null
         ? html`<p class="hint pad" role="status">Loading…</p>`
         : items.length
           ? html`<ul class="rows">${items.map((one) => html`<${Row} key=${one.id} one=${one} />`)}</ul>`
           : html`<${Empty} title="Nobody waits">Conversations show up here as soon as somebody writes.<//>`}
-      ${conversationsMore.value ? html`<p class="hint pad">These are the first ${items.length}; the rest waits less long.</p>` : null}
+      <${More} shown=${items?.length || 0} />
     </section>
     <section class="one" aria-label="Conversation">
       ${id

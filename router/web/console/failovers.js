@@ -2,7 +2,7 @@
 
 import { html, useState } from "./vendor.js";
 import { ask } from "./api.js";
-import { Empty, Fault, Since, Status, When } from "./parts.js";
+import { Empty, Fault, Since, Status, When, useFocusInside } from "./parts.js";
 import { endpoints, failovers, loadEndpoints, loadFailovers, now } from "./state.js";
 import { clock, plain } from "./words.js";
 
@@ -109,6 +109,7 @@ function Start() {
 
 function Running({ one }) {
   const [sure, setSure] = useState(false);
+  const [button, inside] = useFocusInside(sure);
   const [problem, setProblem] = useState(null);
   const active = !one.ended_at && new Date(one.expires_at) > now.value;
   async function stop() {
@@ -132,9 +133,9 @@ function Running({ one }) {
     <${Fault} problem=${problem} />
     ${active
       ? sure
-        ? html`<p class="sure"><button type="button" class="danger" onClick=${stop}>Stop it now</button>
+        ? html`<p class="sure"><button type="button" class="danger" ref=${inside} onClick=${stop}>Stop it now</button>
             <button type="button" class="quiet" onClick=${() => setSure(false)}>Let it run</button></p>`
-        : html`<p><button type="button" onClick=${() => setSure(true)}>Stop…</button></p>`
+        : html`<p><button type="button" ref=${button} onClick=${() => setSure(true)}>Stop…</button></p>`
       : null}
   </li>`;
 }

@@ -2,7 +2,7 @@
 
 import { html, useState } from "./vendor.js";
 import { ask } from "./api.js";
-import { Channel, Fault, Since } from "./parts.js";
+import { Channel, Fault, Since, useFocusInside } from "./parts.js";
 import { conversations, go, held, heldTotal, loadHeld, mayTalk } from "./state.js";
 
 const WHYS = {
@@ -15,7 +15,7 @@ const WHYS = {
 // A conversation's screen follows the journal by its id, which the list knows.
 const idOf = (reference) => (conversations.value || []).find((one) => one.reference === reference)?.id || reference;
 
-function File({ one, done }) {
+function File({ one, done, first }) {
   const [reference, setReference] = useState("");
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
@@ -35,7 +35,7 @@ function File({ one, done }) {
   }
   return html`<form class="move" onSubmit=${file}>
     <label>Reference
-      <input required maxlength="60" size="8" autocomplete="off" list=${list} value=${reference}
+      <input required ref=${first} maxlength="60" size="8" autocomplete="off" list=${list} value=${reference}
         onInput=${(event) => setReference(event.currentTarget.value)} />
     </label>
     <datalist id=${list}>${one.candidates.map((candidate) => html`<option value=${candidate}></option>`)}</datalist>
@@ -47,6 +47,7 @@ function File({ one, done }) {
 
 function Held({ one }) {
   const [filing, setFiling] = useState(false);
+  const [button, first] = useFocusInside(filing);
   const [problem, setProblem] = useState(null);
   async function dismiss() {
     try {
@@ -61,7 +62,7 @@ function Held({ one }) {
       <strong class="address">${one.address ? one.address.value : one.endpoint}</strong>
       <span class="waits">waits <${Since} at=${one.since} /></span>
     </p>
-    ${one.last_text ? html`<p class="held-text">${one.last_text}</p>` : null}
+    ${one.last_text ? html`<p class="held-text" dir="auto">${one.last_text}</p>` : null}
     <p class="row-foot">
       <${Channel} endpoint=${one.endpoint} />
       ${one.messages > 1 ? html`<span class="tag">${one.messages} messages</span>` : null}
@@ -70,11 +71,11 @@ function Held({ one }) {
     </p>
     ${mayTalk.value && !filing
       ? html`<p class="actions">
-          <button type="button" class="small" onClick=${() => setFiling(true)}>File in…</button>
+          <button type="button" class="small" ref=${button} onClick=${() => setFiling(true)}>File in…</button>
           <button type="button" class="quiet small" onClick=${dismiss}>Dismiss</button>
         </p>`
       : null}
-    ${filing ? html`<${File} one=${one} done=${() => setFiling(false)} />` : null}
+    ${filing ? html`<${File} one=${one} first=${first} done=${() => setFiling(false)} />` : null}
     <${Fault} problem=${problem} />
   </li>`;
 }

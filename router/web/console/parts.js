@@ -1,6 +1,6 @@
 // Small pieces that every screen uses.
 
-import { html } from "./vendor.js";
+import { html, useEffect, useRef } from "./vendor.js";
 import { now } from "./state.js";
 import { CHANNELS, STATUSES, clock, full, span } from "./words.js";
 
@@ -37,6 +37,18 @@ export function When({ at }) {
 export function Since({ at }) {
   if (!at) return null;
   return html`<time dateTime=${at} title=${full(at)}>${span(at, now.value)}</time>`;
+}
+
+// A button that opens something goes away with it: the focus goes in, and comes back to the button.
+export function useFocusInside(open) {
+  const button = useRef(null);
+  const inside = useRef(null);
+  const was = useRef(open);
+  useEffect(() => {
+    if (open !== was.current) (open ? inside : button).current?.focus();
+    was.current = open;
+  }, [open]);
+  return [button, inside];
 }
 
 export function Fault({ problem }) {

@@ -2,11 +2,11 @@
 
 import { html, useState } from "./vendor.js";
 import { ask } from "./api.js";
-import { Channel, Fault, Since, Status } from "./parts.js";
+import { Channel, Fault, Since, Status, useFocusInside } from "./parts.js";
 import { endpoints, endpointsById, mayTalk } from "./state.js";
 import { LEG_REASONS, plain } from "./words.js";
 
-function Move({ view, path, moved, done }) {
+function Move({ view, path, moved, done, first }) {
   const [endpoint, setEndpoint] = useState("");
   const [why, setWhy] = useState("");
   const [problem, setProblem] = useState(null);
@@ -24,7 +24,7 @@ function Move({ view, path, moved, done }) {
   }
   return html`<form class="move" onSubmit=${move}>
     <label>Go on at
-      <select required value=${endpoint} onChange=${(event) => setEndpoint(event.currentTarget.value)}>
+      <select required ref=${first} value=${endpoint} onChange=${(event) => setEndpoint(event.currentTarget.value)}>
         <option value="">choose…</option>
         ${choices.map((one) => html`<option value=${one.id}>${one.id}${one.gate_open ? "" : " (down)"}</option>`)}
       </select>
@@ -41,6 +41,7 @@ function Move({ view, path, moved, done }) {
 
 export function Places({ view, path, moved }) {
   const [moving, setMoving] = useState(false);
+  const [button, first] = useFocusInside(moving);
   const side = view.customer_side;
   const endpoint = endpointsById.value.get(side.endpoint);
   return html`<div class="places">
@@ -52,10 +53,10 @@ export function Places({ view, path, moved }) {
       <span class="hint">${LEG_REASONS[side.reason] || plain(side.reason)}${side.since ? html`, <${Since} at=${side.since} />` : null}</span>
       ${side.queued ? html`<span class="tag unsure">${side.queued} waiting to go out</span>` : null}
       ${mayTalk.value && view.open && !moving
-        ? html`<button type="button" class="quiet small" onClick=${() => setMoving(true)}>Move…</button>`
+        ? html`<button type="button" class="quiet small" ref=${button} onClick=${() => setMoving(true)}>Move…</button>`
         : null}
     </p>
     <p><span class="label">Agent</span> <${Channel} endpoint=${view.agent_side.endpoint} /> <code>${view.agent_side.endpoint}</code></p>
-    ${moving ? html`<${Move} view=${view} path=${path} moved=${moved} done=${() => setMoving(false)} />` : null}
+    ${moving ? html`<${Move} view=${view} path=${path} moved=${moved} first=${first} done=${() => setMoving(false)} />` : null}
   </div>`;
 }

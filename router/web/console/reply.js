@@ -2,18 +2,17 @@
 
 import { html, useEffect, useRef, useState } from "./vendor.js";
 import { ask, newKey } from "./api.js";
+import { draftOf, dropDraft, keepDraft } from "./drafts.js";
 import { Channel, Fault, When } from "./parts.js";
 import { endpointsById } from "./state.js";
 import { bytes, channelOf, segments } from "./words.js";
 
 const FILES_MAX = 10;
+const TEXT_MAX = 100000; // of the API, whatever the endpoint would carry
+const FILES_BYTES_MAX = 10000000;
 const NOWHERE = "nowhere";
-const drafts = new Map(); // what was typed and not sent, by conversation, with the key it will be sent under
-
-function draftOf(id) {
-  if (!drafts.has(id)) drafts.set(id, { text: "", files: [], key: newKey() });
-  return drafts.get(id);
-}
+const ON_DISK = "on disk";
+const ANSWER_SHOWN = 200; // characters of what somebody else answered meanwhile
 
 async function encode(file) {
   const url = await new Promise((done, fail) => {
@@ -54,9 +53,14 @@ function Why({ next }) {
     )}</ul></details>`;
 }
 
+function limitsOf(endpoint) {
+  const { text_max: max = TEXT_MAX, files_max_bytes: filesMax = 0 } = endpoint?.capabilities || {};
+  return [Math.min(max, TEXT_MAX), Math.min(filesMax, FILES_BYTES_MAX)];
+}
+
 function Limits({ text, files, endpoint }) {
   if (!endpoint) return null;
-  const { text_max: max, files_max_bytes: filesMax } = endpoint.capabilities;
+  const [max, filesMax] = limitsOf(endpoint);
   const parts = [];
   const used = Array.from(text).length;
   parts.push(html`<span class=${used > max ? "bad-text" : ""}>${used} of ${max.toLocaleString()} characters</span>`);
@@ -73,14 +77,24 @@ function Limits({ text, files, endpoint }) {
 
 function fits(text, files, endpoint) {
   if (!text.trim() && !files.length) return false;
-  if (!endpoint) return !files.length;
-  const { text_max: max, files_max_bytes: filesMax } = endpoint.capabilities;
+  const [max, filesMax] = limitsOf(endpoint);
   return Array.from(text).length <= max && files.reduce((sum, file) => sum + file.size, 0) <= filesMax && files.length <= FILES_MAX;
 }
 
-const takenWords = (goes) => (goes === NOWHERE ? "Taken. It goes out as soon as there is a way." : `Taken. It goes out over ${goes}.`);
+function takenWords(goes) {
+  if (goes === ON_DISK) return "Taken, and kept on disk: the router cannot look anything up now. It stands here, and goes out, once it can.";
+  return goes === NOWHERE ? "Taken. It goes out as soon as there is a way." : `Taken. It goes out over ${goes}.`;
+}
 
-export function Reply({ view, path, sent }) {
+// Two agents in one conversation do not see each other type.
+function Meanwhile({ said, since }) {
+  const found = since ? said.findLast((one) => one.sequence > since && one.to === "customer" && one.kind === "message") : null;
+  if (!found) return null;
+  const words = found.text.length > ANSWER_SHOWN ? `${found.text.slice(0, ANSWER_SHOWN)}…` : found.text;
+  return html`<p class="meanwhile" role="status"><strong>${found.author_name || "Somebody"} answered while you wrote:</strong> <span dir="auto">${words}</span></p>`;
+}
+
+export function Reply({ view, path, said, sent }) {
   const draft = draftOf(view.id);
   const [text, setText] = useState(draft.text);
   const [files, setFiles] = useState(draft.files);
@@ -91,15 +105,21 @@ export function Reply({ view, path, sent }) {
   const picker = useRef(null);
   const { customer_side: side, next } = view;
   const endpoint = endpointsById.value.get(next.endpoint || side.endpoint);
+  const last = said.length ? said[said.length - 1] : null;
   // After a move it would contradict what stands above the box: what still waits has moved along.
-  const said = taken === (next.endpoint || NOWHERE) ? takenWords(taken) : "";
+  const shown = taken === ON_DISK || taken === (next.endpoint || NOWHERE) ? takenWords(taken) : "";
   const ready = !busy && fits(text, files, endpoint);
 
   // Another text is another message: it gets a key of its own. The same text keeps its key over retries.
   function keep(change) {
-    drafts.set(view.id, { ...draftOf(view.id), ...change, key: newKey() });
+    const { text: before, files: attached, since } = draftOf(view.id);
+    const begins = !before && !attached.length;
+    keepDraft(view.id, { ...change, key: newKey(), lost: [], since: begins ? last?.sequence || 0 : since });
     setTaken(null);
   }
+  useEffect(() => {
+    if (taken === ON_DISK) setTaken(null); // it stands in the transcript now
+  }, [last?.id]);
   useEffect(() => {
     const box = field.current;
     box.rows = Math.min(10, Math.max(3, text.split("\n").length));
@@ -113,10 +133,11 @@ export function Reply({ view, path, sent }) {
     try {
       const body = { text, files: await Promise.all(files.map(encode)) };
       const answer = await ask("POST", `${path}/messages`, { body, key: draftOf(view.id).key });
-      drafts.delete(view.id);
+      dropDraft(view.id);
       setText("");
       setFiles([]);
-      setTaken((answer.endpoint === side.endpoint ? next.endpoint : answer.endpoint) || NOWHERE);
+      const goes = (answer.endpoint === side.endpoint ? next.endpoint : answer.endpoint) || NOWHERE;
+      setTaken(answer.durable === "spool" ? ON_DISK : goes);
       sent();
     } catch (fault) {
       setProblem(fault);
@@ -135,7 +156,7 @@ export function Reply({ view, path, sent }) {
     setFiles(left);
     keep({ files: left });
   }
-  const mayFiles = Boolean(endpoint?.capabilities.files_max_bytes);
+  const mayFiles = Boolean(limitsOf(endpoint)[1]);
   return html`<form class="reply" onSubmit=${send}>
     <div class="way"><label for="reply-text"><${Way} side=${side} next=${next} /></label> <${Why} next=${next} /></div>
     <textarea id="reply-text" ref=${field} rows="3" value=${text} aria-describedby="limits" dir="auto"
@@ -146,10 +167,12 @@ export function Reply({ view, path, sent }) {
       ? html`<ul class="files">${files.map((file, at) => html`<li>${file.name} <span class="hint">${bytes(file.size)}</span>
           <button type="button" class="quiet small" aria-label=${`Leave out ${file.name}`} onClick=${() => drop(at)}>leave out</button></li>`)}</ul>`
       : null}
+    ${draft.lost?.length ? html`<p class="hint" role="status">Attach again, for files are not kept over a reload: ${draft.lost.join(", ")}</p>` : null}
+    <${Meanwhile} said=${said} since=${text || files.length ? draft.since : 0} />
     <${Fault} problem=${problem} />
     <div class="reply-foot">
       <${Limits} text=${text} files=${files} endpoint=${endpoint} />
-      <span class="said" role="status">${said}</span>
+      <span class="said" role="status">${shown}</span>
       ${mayFiles
         ? html`<input type="file" multiple hidden ref=${picker} onChange=${pick} aria-label="Files to attach" />
             <button type="button" onClick=${() => picker.current.click()}>Attach…</button>`

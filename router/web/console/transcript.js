@@ -58,7 +58,7 @@ function Message({ message, changed }) {
   const parked = message.state === "parked" && message.parked_until ? ` until ${clock(message.parked_until)}` : "";
   return html`<li class=${`message ${system ? "system" : ours ? "ours" : "theirs"}`}>
     <div class="bubble">
-      ${message.subject ? html`<p class="subject">${message.subject}</p>` : null}
+      ${message.subject ? html`<p class="subject" dir="auto">${message.subject}</p>` : null}
       <p class="text" dir="auto">${message.text}</p>
       ${message.files.length ? html`<${Files} files=${message.files} />` : null}
     </div>

@@ -117,7 +117,7 @@ async def test_the_reply_box_shows_where_the_next_message_goes_and_what_that_all
     await goes(face, Status.DOWN)
     await way.get_by_text("Not by sms/twilio: The endpoint is down: it takes no messages.").wait_for()
     await way.get_by_text("by Email email/support to ada@customer.test instead.").wait_for()
-    await page.get_by_text("0 of 500,000 characters").wait_for()
+    await page.get_by_text("0 of 100,000 characters").wait_for()
     await page.get_by_role("button", name="Attach…").wait_for()
     await way.get_by_text("Why?").click()
     await way.get_by_text("sms/twilio cannot: The endpoint is down: it takes no messages.").wait_for()
@@ -240,3 +240,121 @@ async def test_a_session_ends_with_its_key(face: Any, base: str, page: Any) -> N
     await face.runtime.keys.revoke(face.plain["agent"].split("_")[1])
     await page.reload()
     await page.get_by_label("API key").wait_for()
+
+
+async def _log_in(page: Any, base: str, key: str) -> None:
+    await page.goto(f"{base}/console/login#{key}")
+    await page.get_by_text("Live", exact=True).wait_for()
+
+
+async def _focused(page: Any) -> str:
+    words: str = await page.evaluate("document.activeElement.tagName + ' ' + document.activeElement.textContent.trim()")
+    return words
+
+
+async def test_what_was_typed_outlives_a_reload_and_no_logout(face: Any, base: str, page: Any) -> None:
+    """A tab that was reloaded has the half sentence still; whoever sits down next at this desk finds nothing."""
+    await face.hear("Where is my card?")
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await page.get_by_role("textbox").fill("It is on its w")
+    await page.reload()
+    await expect_value(page, "It is on its w")
+    await page.get_by_role("textbox").fill("It is on its way.")
+    await page.keyboard.press("Control+Enter")
+    await page.get_by_role("log").get_by_text("It is on its way.").wait_for()
+    await page.reload()
+    await expect_value(page, "")
+    await page.get_by_role("textbox").fill("One thing m")
+    await page.get_by_role("button", name="Log out").click()
+    await page.get_by_label("API key").wait_for()
+    assert await page.evaluate("Object.keys(sessionStorage).length") == 0
+    await page.get_by_label("API key").fill(face.plain["agent"])
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await expect_value(page, "")
+
+
+async def expect_value(page: Any, value: str) -> None:
+    """The reply box holds this, once it is there."""
+    await page.get_by_role("textbox").wait_for()
+    assert await page.get_by_role("textbox").input_value() == value
+
+
+async def test_who_waits_beyond_the_first_hundred_can_be_seen_and_found(face: Any, base: str, page: Any) -> None:
+    """The count does not pretend to be all, more are shown for the asking, and a reference finds anyone."""
+    ids = [
+        await face.hear(f"Question {number}", f"+1202555{1000 + number}", f"SM{number:032d}") for number in range(102)
+    ]
+    last = (await face.runtime.switchboard.conversation(ids[-1])).conversation.reference
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Conversations 100+").wait_for()
+    await page.get_by_role("searchbox", name="Find by reference").fill(f" {last.lower()} ")
+    await page.get_by_role("button", name="Find").click()
+    await page.get_by_role("log").get_by_text("Question 101").wait_for()
+    await page.get_by_role("button", name="Show more").click()
+    await page.get_by_role("link", name="Conversations 102", exact=True).wait_for()
+    assert await page.locator(".row").count() == 102
+
+
+async def test_an_agent_sees_that_another_one_answered_meanwhile(face: Any, base: str, page: Any) -> None:
+    """What a second agent said while the first one typed stands above the box, until the first one's is sent."""
+    conversation_id = await face.hear("Where is my card?")
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await page.get_by_role("textbox").fill("It is on its w")
+    await face.runtime.switchboard.send(
+        conversation_id, text="It was sent on Monday.", author="a", author_name="Bo", idempotency_key="k"
+    )
+    await page.locator(".meanwhile").get_by_text("Bo answered while you wrote: It was sent on Monday.").wait_for()
+    await page.keyboard.press("Control+Enter")
+    await page.locator(".meanwhile").wait_for(state="detached")
+
+
+async def test_the_keyboard_does_not_lose_its_place(face: Any, base: str, page: Any) -> None:
+    """Opening a conversation leads into it; a button that makes room for others gives the focus on and gets it back."""
+    await face.hear("Where is my card?")
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Ada Fischer").focus()
+    await page.keyboard.press("Enter")
+    await page.get_by_role("textbox").wait_for()
+    assert await _focused(page) == "H2 Ada Fischer"
+    for opens, inside, leaves in (("Close…", "BUTTON Close it", "Keep open"), ("Move…", "SELECT", "Leave it")):
+        for _ in range(2):
+            await page.get_by_role("button", name=opens).focus()
+            await page.keyboard.press("Enter")
+            await page.get_by_role("button", name=leaves).wait_for()
+            assert (await _focused(page)).startswith(inside)
+            await page.get_by_role("button", name=leaves).press("Enter")
+            await page.get_by_role("button", name=opens).wait_for()
+            assert await _focused(page) == f"BUTTON {opens}"
+
+
+async def test_a_console_without_answers_says_so_and_comes_back_by_itself(face: Any, base: str, page: Any) -> None:
+    """Nobody is sent to the login page by an outage of ours, no green light shines, and nothing is to be reloaded."""
+    await face.hear("Where is my card?")
+    context = await page.context.browser.new_context()
+    other = await context.new_page()
+    other.set_default_timeout(WAIT_MS)
+    await _log_in(other, base, face.plain["agent"])
+    green = "getComputedStyle(document.querySelector('.stream'), '::before').backgroundColor"
+    lit = await other.evaluate(green)
+
+    async def refuse(route: Any) -> None:
+        problem = {"reason": "store_unavailable", "detail": "Nothing was accepted; please try again."}
+        await route.fulfill(status=503, json=problem, content_type="application/problem+json")
+
+    await other.route("**/console/session", refuse)
+    await other.route("**/v1/**", refuse)
+    await other.reload()
+    await other.get_by_text("The router cannot say now who is logged in.").wait_for()
+    await other.unroute("**/console/session")
+    await other.get_by_role("alert").get_by_text("What stands here may be old").wait_for()
+    await other.get_by_text("Connecting…").wait_for()
+    assert await other.evaluate(green) != lit
+    await other.unroute("**/v1/**")
+    await other.get_by_role("link", name="Ada Fischer").wait_for()
+    await other.get_by_text("Live", exact=True).wait_for()
+    await other.get_by_role("alert").wait_for(state="detached")
+    assert await other.evaluate(green) == lit
+    await context.close()
