@@ -90,9 +90,10 @@ def make_backup(settings: Settings, file: Path) -> Backup:
             os.fsync(stream.fileno())
         draft.rename(file)
         _sync_folder(file.parent)
-    except (OSError, NotCopied) as error:
-        draft.unlink(missing_ok=True)
+    except (OSError, NotCopied, sqlite3.Error) as error:
         raise BackupFault(f"No backup was made: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)  # whatever it was that broke it off: half a backup is of no use to anybody
     return found
 
 

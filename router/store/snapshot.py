@@ -100,7 +100,8 @@ def pour(source: "redis.Redis", target: Any) -> int:
         sent: list[tuple[bytes, bytes]] = []
         for key, payload, life_ms in zip(page, found[::2], found[1::2], strict=True):
             if payload is not None:
-                into.execute_command("RESTORE", key, max(0, life_ms), payload)
+                # -1: it lives on. 0: it ends in this very millisecond, and must not live for ever instead.
+                into.execute_command("RESTORE", key, 0 if life_ms < 0 else max(1, life_ms), payload)
                 sent.append((key, payload))
         answers = into.execute(raise_on_error=False)
         for (key, payload), answer in zip(sent, answers, strict=True):
@@ -108,8 +109,8 @@ def pour(source: "redis.Redis", target: Any) -> int:
                 _write_out(source, target, key)
             elif isinstance(answer, Exception) and not _is_again(target, key, payload, answer):
                 raise NotCopied(f"The store did not take {key.decode(errors='replace')}: {answer}.")
-        for key, _ in sent:
-            if OUTBOX_NUMBER.match(key.decode(errors="replace")):
+        for (key, _), answer in zip(sent, answers, strict=True):
+            if OUTBOX_NUMBER.match(key.decode(errors="replace")) and not _is_busy(answer):
                 target.incrby(key, OUTBOX_LEAP)
         count += len(sent)
     return count
@@ -128,8 +129,13 @@ def _pages(source: "redis.Redis") -> Iterator[list[bytes]]:
 
 
 def _is_again(target: Any, key: bytes, payload: bytes, error: Exception) -> bool:
-    """A walk may meet a key twice: then it is there already, as it should be."""
-    return "BUSYKEY" in str(error) and target.dump(key) == payload
+    """A walk may meet a key twice: then it is there already, as it should be, or has leapt."""
+    leapt = OUTBOX_NUMBER.match(key.decode(errors="replace")) is not None
+    return _is_busy(error) and (leapt or target.dump(key) == payload)
+
+
+def _is_busy(answer: object) -> bool:
+    return isinstance(answer, Exception) and "BUSYKEY" in str(answer)
 
 
 def _write_out(source: Any, target: Any, key: bytes) -> None:
@@ -154,8 +160,8 @@ def _write_out(source: Any, target: Any, key: bytes) -> None:
         case kind:
             raise NotCopied(f"{key.decode(errors='replace')} is a {kind}, which we never write.")
     life_ms = source.pttl(key)
-    if life_ms > 0:
-        target.pexpire(key, life_ms)
+    if life_ms >= 0:
+        target.pexpire(key, max(1, life_ms))
 
 
 def _write_stream(source: Any, target: Any, key: bytes) -> None:

@@ -7,9 +7,10 @@ import os
 import shutil
 import sqlite3
 import stat
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pytest
 import redis
@@ -31,7 +32,7 @@ from router.store.adapter_store import RedisAdapterStore
 from router.store.asked import LeaseTerms, Rebind, Settlement
 from router.store.connecting import open_primaries
 from router.store.freezing import read_frozen
-from router.store.snapshot import MOMENTARY, pour
+from router.store.snapshot import MOMENTARY, OUTBOX_LEAP, pour
 
 T = TypeVar("T")
 DANA = Address(Channel.EMAIL, "dana@customer.test")
@@ -427,3 +428,46 @@ def test_a_private_redis_is_restored_where_nothing_runs(
         assert "Frozen" in words("status")
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("broken", ["archive", "redis"])
+def test_a_backup_that_was_not_made_leaves_nothing_behind(
+    redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """A half file would hold what customers wrote, and nobody would know of it."""
+    within(begin)
+    if broken == "archive":
+        (folder / "var" / "archive.sqlite3").write_bytes(b"no database at all" * 100)
+        assert "No backup was made" in refused("backup", "b.tl")
+    else:
+
+        def break_off(_: redis.Redis, to: IO[bytes]) -> int:
+            to.write(b"half of it")
+            raise redis.ConnectionError("gone")
+
+        monkeypatch.setattr("router.backup.copy_server", break_off)
+        assert "No backup was made" in refused("backup", "b.tl")
+    assert not [path.name for path in folder.iterdir() if "b.tl" in path.name or path.name.startswith(".backup-")]
+
+
+def test_a_walk_that_meets_keys_twice_pours_them_once(redis_url: str) -> None:
+    """As SCAN may, where the copy's own tables grow or shrink meanwhile."""
+
+    async def fill(runtime: Runtime) -> None:
+        conversation = await begin(runtime)
+        await answer(runtime, conversation, "Here.")
+        await RedisAdapterStore(runtime.store.redis, EndpointId("chat/web")).append("outbox:1", "hello", 60.0)
+
+    within(fill)
+    with tempfile.TemporaryDirectory(prefix="tl-") as room, open_primaries(redis_url) as servers:
+        other = PrivateRedis(Path(room), durable=False)
+        other.start()
+        try:
+            with redis.Redis.from_url(other.url) as target:
+                counts = [sum(pour(server, target) for server in servers) for _ in range(2)]
+                number = target.get("tl:{e:chat/web|outbox:1}:n")
+        finally:
+            other.stop()
+        first = next(found for server in servers if (found := server.get("tl:{e:chat/web|outbox:1}:n")))
+    assert counts[0] == counts[1] > 5
+    assert int(number) - int(first) == OUTBOX_LEAP
