@@ -197,6 +197,8 @@ class TwilioAccount:
 
     def _retry_after(self, value: str) -> float:
         """Seconds from a `Retry-After` header (RFC 9110, 10.2.3), 1 to 3,600; 1 if it says nothing we can read."""
+        if not value:
+            return 1.0
         try:
             at_date = parsedate_to_datetime(value).timestamp() - self._tools.clock.now()
         except ValueError:

@@ -77,6 +77,7 @@ class Wording:
 
     def __init__(self, catalogues: Mapping[str, Mapping[str, str]], organisation: str) -> None:
         self.organisation = organisation
+        self._named = _safe(organisation)
         self._catalogues = {_tag(locale): dict(texts) for locale, texts in catalogues.items()}
         self._environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         self._templates: dict[tuple[str, str], Template] = {}
@@ -194,7 +195,7 @@ class Wording:
 
     def _fill(self, locale: str, key: str, values: Mapping[str, Value]) -> str:
         safe = {name: _safe(value) for name, value in values.items()}
-        safe["organisation"] = _safe(self.organisation)
+        safe["organisation"] = self._named
         try:
             template = self._template(locale, key)
             # As `render` does, but for a copy of the environment's globals: no text may use one, and it costs the most.

@@ -1,5 +1,7 @@
 """Text rules of every channel."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +111,19 @@ def test_a_megabyte_is_shortened_at_once() -> None:
     """The search is bounded by what could fit, not by what came."""
     short = shorten_to_segments("naïve жук " * 100_000, 10)
     assert sms_segments(short).count == 10
+
+
+def test_no_character_that_must_go_is_overlooked():
+    """Each alone, as nothing else in the text might tell of it."""
+    line_ends = {"\r", "\n", "\x85", "\u2028", "\u2029"}
+    for number in range(0x10000):
+        character = chr(number)
+        if character in line_ends:
+            expected = "\n"
+        elif character == "\t":
+            expected = " "
+        elif unicodedata.category(character) in {"Cc", "Cs"} or character in "\ufeff\ufffe\uffff":
+            expected = ""
+        else:
+            expected = character
+        assert clean_text(character) == expected, hex(number)
