@@ -17,6 +17,7 @@ from router.collecting import remove_files
 from router.core import ArchiveUnavailable, Conflict, Core, Invalid, NotFound
 from router.domain.conversation import Customer, SideName
 from router.domain.ids import shard_of
+from router.reading import closed_of_customer
 from router.spool_erasure import erase_spooled, spooled_entries
 from router.store import codec, keys
 from router.store.erasing import Traces, erase_conversation, erase_entries, erase_traces
@@ -187,16 +188,8 @@ class Erasure:
         self.places |= {place for place, ids in owners.items() if not ids}
 
     async def _conversations_of(self, customer_id: str) -> list[str]:
-        store, shard = self.core.store, shard_of(customer_id)
-        found = set(await store.open_of_customer(customer_id))
-        closed = await self._walk(shard, "closed")
-        for start in range(0, len(closed), WALKED):
-            some = closed[start : start + WALKED]
-            whose = await asyncio.gather(
-                *(store.redis.call("HGET", f"{keys.shard(shard)}v:{identity}", "cu") for identity in some)
-            )
-            found |= {identity for identity, whose_it_is in zip(some, whose, strict=True) if whose_it_is == customer_id}
-        return sorted(found)
+        found = await self.core.store.open_of_customer(customer_id)
+        return sorted({*found, *await closed_of_customer(self.core, customer_id)})
 
     async def _walk(self, shard: int, index: str) -> list[str]:
         found: set[str] = set()

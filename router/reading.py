@@ -7,14 +7,19 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from channels.messages import Kind
 from router.archive.database import ArchiveError
 from router.archive.records import ArchivedHead, Sought
 from router.core import ArchiveUnavailable, Conflict, Core, Invalid, NotFound, SwitchboardError
 from router.domain.conversation import Conversation, Customer, Message, Side, SideName
 from router.domain.ids import REFERENCE_LENGTH, read_reference, shard_of
+from router.store import keys
 
 T = TypeVar("T")
 LIST_MAX = 200
+LOOKED_BACK = 6
+"""Where the router spoke last, so many of the last messages are looked through for what a person said."""
+WALKED = 500
 
 log = structlog.get_logger()
 
@@ -79,11 +84,18 @@ class Reading:
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page[ConversationView]:
-        """Conversations: who waits longest first, then the other open ones, then (unless `open_only`) closed ones."""
+        """Conversations: who waits longest first, then the other open ones, then (unless `open_only`) closed ones.
+
+        Of one customer: the open ones first, in the order they began. `assignee` is looked for within the
+        page: it may hold fewer than `limit`, and there may be more behind its cursor.
+        """
         limit = max(1, min(limit, LIST_MAX))
         offset = _offset(cursor)
         if customer_id is not None:
-            ids = (await self.core.store.open_of_customer(known(customer_id)))[offset : offset + limit + 1]
+            ids = await self.core.store.open_of_customer(known(customer_id))
+            if not open_only:
+                ids += await closed_of_customer(self.core, customer_id)
+            ids = ids[offset : offset + limit + 1]
         else:
             ids = await self._listed(offset, limit + 1, open_only=open_only)
         views = await asyncio.gather(*(self._view_or_none(one) for one in ids[:limit]))
@@ -184,12 +196,21 @@ class Reading:
             self.core.customer_of(conversation.customer_id),
             self.core.store.side(identity, SideName.CUSTOMER),
             self.core.store.side(identity, SideName.AGENT),
-            self.core.store.transcript_ids(identity, -1, -1),
+            self._last_text(identity),
         )
-        messages = await self.core.store.messages(last)
         if mine is None or theirs is None:
             return None  # archived in this very moment
-        return ConversationView(conversation, customer, mine, theirs, messages[0].content.text if messages else "")
+        return ConversationView(conversation, customer, mine, theirs, last)
+
+    async def _last_text(self, identity: str) -> str:
+        """What a person said last: after an outage a list of notices, all alike, would tell nobody apart."""
+        store = self.core.store
+        messages = await store.messages(await store.transcript_ids(identity, -1, -1))
+        if messages and messages[0].kind is not Kind.MESSAGE:
+            messages += reversed(await store.messages(await store.transcript_ids(identity, -LOOKED_BACK, -2)))
+        said = (one for one in messages if one.kind is Kind.MESSAGE)
+        found = next(said, messages[0] if messages else None)
+        return found.content.text if found else ""
 
     async def _archived_view(self, head: ArchivedHead) -> ConversationView:
         customer = await self.core.customer_of(head.conversation.customer_id)
@@ -217,6 +238,19 @@ class Reading:
             if not open_only:
                 others += await self.core.store.listed(shard, "closed", offset=0, limit=wanted)
         return list(dict.fromkeys(waiting + others))[offset:wanted]
+
+
+async def closed_of_customer(core: Core, customer_id: str) -> list[str]:
+    """Ids of a customer's closed conversations that are not archived yet, in the order they began."""
+    shard = shard_of(customer_id)
+    place, cursor = keys.shard(shard), "0"
+    found: set[str] = set()
+    while True:
+        cursor, some = await core.store.walk(shard, "closed", cursor, WALKED)
+        whose = await asyncio.gather(*(core.store.redis.call("HGET", f"{place}v:{one}", "cu") for one in some))
+        found.update(identity for identity, owner in zip(some, whose, strict=True) if owner == customer_id)
+        if cursor == "0":
+            return sorted(found)
 
 
 def known(identity: str) -> str:

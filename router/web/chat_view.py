@@ -96,23 +96,23 @@ def _others(bindings: Sequence[Binding], left: Sequence[Elsewhere]) -> tuple[tup
 
 
 async def find_conversation(switchboard: Switchboard, endpoint: EndpointId, session: str) -> ConversationView | None:
-    """The conversation a session is about, or None: it never spoke. Raises StoreUnavailable.
+    """The open conversation a session is about, or None: there is none. Raises StoreUnavailable.
 
-    First the one that is here now, then one that came in here, then an open one, then the latest.
+    First the one that is here now, then one that came in here, then the latest.
     """
     address = Address(Channel.CHAT, session)
     views: list[ConversationView] = []
     try:
         for customer in (await switchboard.find_customers(address, endpoint))[:CUSTOMERS_MAX]:
-            page = await switchboard.conversations(open_only=False, customer_id=customer.id, limit=50)
+            page = await switchboard.conversations(open_only=True, customer_id=customer.id, limit=50)
             views.extend(page.items)
     except NotFound:
         return None
 
-    def nearness(view: ConversationView) -> tuple[bool, bool, bool, float]:
+    def nearness(view: ConversationView) -> tuple[bool, bool, float]:
         talk = view.conversation
         here = view.customer_side.leg.address == address
-        return here, talk.home == endpoint, talk.open, max(talk.last_inbound_at, talk.opened_at)
+        return here, talk.home == endpoint, max(talk.last_inbound_at, talk.opened_at)
 
     return max(views, key=nearness, default=None)
 

@@ -78,7 +78,7 @@ class Conversation(Model):
     customer_name: str
     subject: str
     last_text: str
-    """The start of what was said last."""
+    """The start of what somebody said last; notices of ours do not count."""
     open: bool
     opened_at: datetime | None
     closed_at: datetime | None
@@ -151,6 +151,7 @@ class ConversationQuery(Model):
     """Only with `archived`: words that one message must all have, in any order; case and accents do not matter."""
     customer_id: Word | None = None
     assignee: Word | None = None
+    """Looked for within each page, so a page may hold fewer than `limit`: go on until there is no cursor."""
     cursor: Annotated[str, Line, Field(max_length=500)] | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 50
 

@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from channels.messages import Content, Kind
 from health.records import Freeze
+from health.report import EndpointId
 from router.api_keys import Role
+from router.domain.conversation import MessageClass, SideName
+from router.domain.ids import new_id
+from router.store.asked import NewMessage
 
 
 def _key() -> dict[str, str]:
@@ -257,6 +262,41 @@ async def test_pages_follow_their_cursor(face: Any) -> None:
     assert second["next_cursor"] is None
     await _problem(await face.client.get("/v1/conversations?limit=201", headers=face.agent), 422)
     await _problem(await face.client.get("/v1/conversations?unknown=1", headers=face.agent), 422)
+
+
+async def test_closed_conversations_of_a_customer_are_listed_when_asked_for(face: Any) -> None:
+    """Open ones alone, or the closed ones behind them; another customer's never."""
+    first = await face.hear("The first matter")
+    customer = (await face.runtime.switchboard.conversation(first)).customer.id
+    await face.runtime.switchboard.close_conversation(first, "a")
+    other = await face.hear("Somebody else", sender="+12025550178", vendor_id="SM" + "2" * 32)
+    await face.runtime.switchboard.close_conversation(other, "a")
+    body = {"customer_id": customer, "text": "Another matter"}
+    opened = await face.client.post("/v1/conversations", json=body, headers=face.agent | _key())
+    second = (await opened.json())["conversation_id"]
+    for query, expected in (("", [second]), ("&open_only=false", [second, first])):
+        answer = await face.client.get(f"/v1/conversations?customer_id={customer}{query}", headers=face.agent)
+        assert [one["id"] for one in (await answer.json())["items"]] == expected
+
+
+async def test_a_list_shows_what_people_said_and_no_notices(face: Any) -> None:
+    """After an outage each conversation ends with the same notice, which tells none of them from another."""
+    conversation_id = await face.hear("Where is my card?")
+    store = face.runtime.store
+    notice = NewMessage(
+        id=new_id("m", 0, 1),
+        side=SideName.CUSTOMER,
+        kind=Kind.NOTICE,
+        author="router",
+        author_name="",
+        content=Content("Our mail has a problem, so we continue here."),
+        message_class=MessageClass.URGENT,
+        expires_at=face.runtime.clock.now() + 60,
+        endpoint=EndpointId(""),
+    )
+    await store.accept(conversation_id, notice)
+    listed = await (await face.client.get("/v1/conversations", headers=face.agent)).json()
+    assert [one["last_text"] for one in listed["items"]] == ["Where is my card?"]
 
 
 async def test_files_go_up_and_come_down_as_downloads(face: Any) -> None:
