@@ -41,6 +41,10 @@ BATCH_MAX = 100
 REREAD_MARGIN_S = 86_400.0
 BACKOFF_MAX_S = 30.0
 REPORT_TTL_S = 180.0
+TRIES_MAX = 3
+"""Of one mail that cannot be taken for a reason no waiting mends; then the next one is read."""
+UNTAKABLE = (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Such reasons: faults of ours, or of what it holds."""
 HOST = r"^[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}$"
 """A host name or an IP address."""
 
@@ -119,6 +123,8 @@ class ImapListener:
         self._tokens = TokenSource(oauth2, tools.http, tools.clock) if oauth2 is not None else None
         self._key = "imap-cursor:" + hashlib.sha256(f"{settings.username} {settings.folder}".encode()).hexdigest()
         self._is_down = False
+        self._failing = (0, 0)
+        """The UID of a mail that could not be taken, and how often that was."""
 
     async def listen(self, accept: Accept) -> None:
         """Read until cancelled, reconnecting with backoff (0.5 s to 30 s)."""
@@ -192,7 +198,11 @@ class ImapListener:
             listed = await session.run(session.client.fetch, batch, ["INTERNALDATE", "RFC822.SIZE"])
             for uid in batch:
                 if uid in listed:  # else deleted meanwhile
-                    await self._take(session, uid, listed[uid], accept, gap_from=gap_from, rereading=rereading)
+                    try:
+                        await self._take(session, uid, listed[uid], accept, gap_from=gap_from, rereading=rereading)
+                    except UNTAKABLE as error:
+                        if not self._gives_up(uid, error):
+                            raise
                 if not rereading:
                     cursor = replace(cursor, uid=uid)
                     await self._save(cursor)
@@ -200,6 +210,16 @@ class ImapListener:
             cursor = replace(cursor, uid=max([*uids, session.uidnext - 1]))
             await self._save(cursor)
         return cursor
+
+    def _gives_up(self, uid: int, error: Exception) -> bool:
+        """Whether this mail has been tried often enough. It stays in the mailbox, where a person finds it."""
+        tries = self._failing[1] + 1 if self._failing[0] == uid else 1
+        self._failing = (uid, tries)
+        if tries < TRIES_MAX:
+            return False
+        # No traceback: its variables hold the mail.
+        log.error("mail.left_behind", endpoint=self._reading.endpoint, uid=uid, error=type(error).__name__)
+        return True
 
     async def _take(
         self,

@@ -1,5 +1,6 @@
 """A mail as it came, translated into an event."""
 
+import codecs
 import hashlib
 import re
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ VENDOR_ID_MAX = 200
 BOUNDARIES_MAX = 100
 """Multiparts within a mail; each nested one slows the library's parser down for every line."""
 
+_NOT_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
+"""Codecs of Python's that no mail is written in: a few megabytes take the first two hours."""
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""What some charsets bring along and UTF-8 cannot write."""
 _MESSAGE_ID = re.compile(r"<[^\s<>]{1,900}>")
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,100}")
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}")
@@ -185,10 +190,11 @@ def _read_body(mail: EmailMessage) -> tuple[str, str, list[Message]]:
 def _content_of(part: Message) -> str:
     content = part.get_payload(decode=True)
     if not isinstance(content, bytes):
-        return mend_bytes(str(part.get_payload()))
+        return ""  # parts, where a leaf was announced: they are read one by one
     for charset in (part.get_content_charset("utf-8"), "utf-8"):
         try:
-            return content.decode(charset)
+            if codecs.lookup(charset).name not in _NOT_CHARSETS:
+                return _HALF_PAIR.sub("\ufffd", content.decode(charset))
         except (LookupError, ValueError):
             continue  # an unknown or a wrong charset: the next guess, the last of which takes anything
     return content.decode("windows-1252", "replace")
@@ -224,17 +230,22 @@ def _leaves(mail: Message) -> Iterator[Message]:
     while waiting and seen < PARTS_MAX:
         part = waiting.pop(0)
         seen += 1
-        payload = part.get_payload()
-        if part.get_content_maintype() == "multipart" and isinstance(payload, list):
-            waiting[:0] = [inner for inner in payload if isinstance(inner, Message)]
+        if part.get_content_maintype() == "multipart" and (inner := _enclosed(part)) is not None:
+            waiting[:0] = inner
         else:
             yield part
 
 
+def _enclosed(part: Message) -> list[Message] | None:
+    """The mails or parts within; None: it is a leaf. The payload of a leaf is decoded by whatever charset it names."""
+    payload = part.get_payload() if part.is_multipart() else None
+    return [inner for inner in payload if isinstance(inner, Message)] if isinstance(payload, list) else None
+
+
 def _bytes_of(part: Message) -> bytes:
-    payload = part.get_payload()
-    if isinstance(payload, list):
-        return b"\r\n".join(inner.as_bytes() for inner in payload[:PARTS_MAX] if isinstance(inner, Message))
+    inner = _enclosed(part)
+    if inner is not None:
+        return b"\r\n".join(one.as_bytes() for one in inner[:PARTS_MAX])
     content = part.get_payload(decode=True)
     return content if isinstance(content, bytes) else b""
 

@@ -53,7 +53,7 @@ def read_bounce(mail: EmailMessage) -> Bounce | None:
         return None
     parts = list(mail.walk())[:50]
     report = next((part for part in parts if part.get_content_type() == "message/delivery-status"), None)
-    if report is None or not isinstance(blocks := report.get_payload(), list):
+    if report is None or not report.is_multipart() or not isinstance(blocks := report.get_payload(), list):
         return None
     fields = [block for block in blocks if isinstance(block, Message)][:50]
     envids = [value for block in fields[:1] if (value := header(block, "Original-Envelope-Id"))]
@@ -89,7 +89,10 @@ def _is_permanent(status: str) -> bool:
 
 def _find_returned_headers(parts: Sequence[Message]) -> Message | None:
     for part in parts:
-        if part.get_content_type() == "message/rfc822" and isinstance(payload := part.get_payload(), list):
+        if part.get_content_type() == "message/rfc822" and part.is_multipart():
+            payload = part.get_payload()
+            if not isinstance(payload, list):
+                return None
             return payload[0] if payload and isinstance(payload[0], Message) else None
         if part.get_content_type() == "text/rfc822-headers":
             return _parse_headers(part)

@@ -286,6 +286,25 @@ async def test_the_cursor_waits_for_accept(world: World) -> None:
     await until(lambda: world.texts() == ["Mail 1", "Mail 2"])
 
 
+async def test_a_mail_that_nobody_can_take_is_left_behind_and_the_next_ones_are_read(world: World) -> None:
+    """It stays in the mailbox; everybody else's mail must not wait behind it for ever."""
+    taken = world.accept
+
+    async def accept(event: Event) -> Accepted:
+        if isinstance(event, InboundMessage) and event.text == "Mail 1":
+            raise ValueError("no waiting mends this")
+        return await taken(event)
+
+    world.running.append(asyncio.create_task(world.listener().listen(accept)))
+    for number in (1, 2):
+        world.imap.add(number)
+    await until(lambda: world.texts() == ["Mail 2"], seconds=10)
+    assert world.imap.fetched.count(1) == 3
+    world.imap.add(3)
+    await until(lambda: world.texts() == ["Mail 2", "Mail 3"])
+    assert world.imap.fetched.count(1) == 3
+
+
 async def test_a_restart_goes_on_where_it_was(world: World) -> None:
     """The cursor is durable: after a restart nothing is read twice."""
     world.imap.add(1)

@@ -397,6 +397,25 @@ def test_raw_utf8_headers_are_read() -> None:
     read(b"From: J\xff <a@example.net>\r\nSubject: \xff\r\n\r\nx").sender_name.encode()
 
 
+@pytest.mark.parametrize(
+    ("charset", "body"),
+    [("utf-7", b"Hello +2AA- there"), ("unicode_escape", b"Hello \\ud800 there"), ("raw_unicode_escape", b"\\udfff")],
+)
+def test_no_charset_brings_half_a_surrogate_pair(charset: str, body: bytes) -> None:
+    """What cannot be written as UTF-8 cannot be stored, and whoever reads the mailbox would never get past it."""
+    head = f"From: bob@example.net\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset={charset}\r\n\r\n"
+    event = read(head.encode() + body)
+    assert event.text.encode() and event.references_text.encode()
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff"])
+def test_no_charset_takes_hours(start: bytes) -> None:
+    """Punycode, which Python takes for a charset, needs four seconds for a hundred kilobytes, sixteen for two."""
+    head = b"From: bob@example.net\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=punycode\r\n\r\n"
+    event = read(head + start + b"a-" + b"z9" * 1_000_000)
+    assert "a-z9z9" in event.text
+
+
 def test_no_sender_is_refused() -> None:
     """There is nobody to answer."""
     for raw in (b"", b"\r\n\r\n", b"Subject: x\r\n\r\nx", b"From: undisclosed-recipients:;\r\n\r\nx"):
