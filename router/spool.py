@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import secrets
+import threading
 import time
 import zlib
 from collections import Counter, deque
@@ -33,6 +34,7 @@ TRIES_MAX = 3
 KEPT_S = 600.0
 """After it was taken: a Redis that comes back older than it was is told again."""
 SUFFIX, TAKEN_SUFFIX, ASIDE = ".spool", ".taken", "aside"
+"""`aside` is also the kind of the line that says of an entry, in its own file, that it was put aside."""
 
 log = structlog.get_logger()
 
@@ -44,14 +46,6 @@ class SpoolFull(Exception):
     """The spool holds all it may; nothing was promised."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    kind: str
-    key: str
-    fields: dict[str, Any]
-    line: bytes
-
-
 @dataclass(slots=True)
 class _File:
     """A file that this process has locked."""
@@ -59,16 +53,29 @@ class _File:
     path: Path
     descriptor: int
     size: int = 0
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    """One writer cuts off what it could not write whole: nobody else's line may stand behind it."""
 
     def write(self, lines: list[bytes]) -> None:
         """Add lines; on disk when it returns. Raises OSError: none of them is there."""
-        try:
-            _write_all(self.descriptor, b"".join(lines))
-            os.fsync(self.descriptor)
-        except OSError:
-            os.ftruncate(self.descriptor, self.size)
-            raise
-        self.size = os.fstat(self.descriptor).st_size
+        with self._turn:
+            try:
+                _write_all(self.descriptor, b"".join(lines))
+                os.fsync(self.descriptor)
+            except OSError:
+                os.ftruncate(self.descriptor, self.size)
+                raise
+            self.size = os.fstat(self.descriptor).st_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    kind: str
+    key: str
+    fields: dict[str, Any]
+    line: bytes
+    file: _File
+    """Where it stands."""
 
 
 @dataclass(slots=True)
@@ -85,7 +92,7 @@ class Spool:
     """Redis did not take something lately: whatever comes is kept at once, so that nobody waits for it in vain."""
     _waiting: dict[str, deque[_Entry]] = field(default_factory=dict)
     _keeping: Counter[str] = field(default_factory=Counter)
-    _unwritten: list[tuple[bytes, asyncio.Future[None]]] = field(default_factory=list)
+    _unwritten: list[tuple[bytes, asyncio.Future[_File]]] = field(default_factory=list)
     _writer: asyncio.Task[None] | None = None
     _files: list[_File] = field(default_factory=list)
     _own: _File | None = None
@@ -136,25 +143,24 @@ class Spool:
         await asyncio.shield(asyncio.ensure_future(self._keep(kind, key, fields)))
 
     async def _keep(self, kind: str, key: str, fields: dict[str, Any]) -> None:
-        text = json.dumps({"kind": kind, "key": key, "fields": fields}, ensure_ascii=False, separators=(",", ":"))
-        line = b"%08x %s\n" % (zlib.crc32(text.encode()), text.encode())
+        line = _dump_line(kind, key, fields)
         if self._count >= COUNT_MAX or self._bytes + len(line) > BYTES_MAX:
             raise SpoolFull(f"{self._count} entries wait")
         self._count += 1
         self._bytes += len(line)
         self._keeping[key] += 1
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        written: asyncio.Future[_File] = asyncio.get_running_loop().create_future()
         self._unwritten.append((line, written))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
         try:
-            await written
+            file = await written
         except OSError:
             self._count -= 1
             self._bytes -= len(line)
             raise
         else:
-            self._waiting.setdefault(key, deque()).append(_Entry(kind, key, fields, line))
+            self._waiting.setdefault(key, deque()).append(_Entry(kind, key, fields, line, file))
             SPOOLED.labels(kind).inc()
         finally:
             self._keeping -= Counter([key])
@@ -197,7 +203,7 @@ class Spool:
         while self._unwritten:
             batch, self._unwritten = self._unwritten, []
             try:
-                await asyncio.to_thread(self._write_now, [line for line, _ in batch])
+                file = await asyncio.to_thread(self._write_now, [line for line, _ in batch])
             except OSError as error:
                 log.exception("spool.not_written")
                 self._own = None  # what stands in the file is good; what comes next begins another one
@@ -206,14 +212,15 @@ class Spool:
                     written.exception()  # retrieved: its caller may be gone
                 continue
             for _, written in batch:
-                written.set_result(None)
+                written.set_result(file)
         self._writer = None
 
-    def _write_now(self, lines: list[bytes]) -> None:
+    def _write_now(self, lines: list[bytes]) -> _File:
         if self._own is None:
             self._own = self._create()
             self._files.append(self._own)
         self._own.write(lines)
+        return self._own
 
     def _create(self) -> _File:
         """A new file, locked before it has a name that others look for."""
@@ -237,9 +244,10 @@ class Spool:
                 continue
             file, lines = found
             self._files.append(file)
-            entries = [entry for entry in map(_read_line, lines) if entry is not None]
-            if len(entries) < len(lines):
-                log.error("spool.damaged", file=path.name, lines=len(lines) - len(entries))
+            read = [entry for entry in (_read_line(line, file) for line in lines) if entry is not None]
+            if len(read) < len(lines):
+                log.error("spool.damaged", file=path.name, lines=len(lines) - len(read))
+            entries = _without_aside(read)
             for entry in entries:
                 self._waiting.setdefault(entry.key, deque()).append(entry)
                 self._count += 1
@@ -328,12 +336,30 @@ def _lock_and_read(path: Path) -> tuple[_File, list[bytes]] | None:
     return _File(path, descriptor, len(content)), whole.split(b"\n") if whole else []
 
 
-def _read_line(line: bytes) -> _Entry | None:
+def _dump_line(kind: str, key: str, fields: dict[str, Any]) -> bytes:
+    text = json.dumps({"kind": kind, "key": key, "fields": fields}, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _without_aside(entries: list[_Entry]) -> list[_Entry]:
+    """What a person was given stays theirs: taken later after all, it would come out of its order, or twice."""
+    left: list[_Entry] = []
+    for entry in entries:
+        if entry.kind != ASIDE:
+            left.append(entry)
+            continue
+        given = next((one for one in left if (one.key, one.fields) == (entry.key, entry.fields)), None)
+        if given is not None:
+            left.remove(given)
+    return left
+
+
+def _read_line(line: bytes, file: _File) -> _Entry | None:
     check, _, text = line.partition(b" ")
     if check != b"%08x" % zlib.crc32(text):
         return None
     row = json.loads(text)
-    return _Entry(row["kind"], row["key"], row["fields"], line)
+    return _Entry(row["kind"], row["key"], row["fields"], line, file)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -361,6 +387,10 @@ def _put_aside(folder: Path, entry: _Entry, error: Exception) -> bool:
     except OSError:
         log.exception("spool.not_put_aside")
         return False
+    try:
+        entry.file.write([_dump_line(ASIDE, entry.key, entry.fields)])
+    except OSError:
+        log.exception("spool.not_noted", file=entry.file.path.name)  # whoever takes the file up tries it again
     return True
 
 

@@ -114,6 +114,23 @@ async def test_what_nobody_can_take_is_put_aside_for_a_person_and_the_rest_goes_
     assert '"n":1' in (tmp_path / "aside").read_text() and "nobody can take this" in (tmp_path / "aside").read_text()
 
 
+async def test_what_was_put_aside_is_not_taken_after_all_by_whoever_takes_the_file_up(tmp_path):
+    async def take(kind, fields):
+        if fields["n"] == 1:
+            raise ValueError("its conversation is closed")
+        if fields["n"] == 2:
+            raise StoreUnavailable("away again")
+
+    dead, taker = Spool(tmp_path, "web"), Taker()
+    for key, number in (("ann", 0), ("ann", 1), ("bob", 2)):
+        await dead.keep("event", key, {"n": number})
+    async with running(dead, take):
+        await until(lambda: (tmp_path / "aside").exists() and dead.waiting == 1)
+    async with running(Spool(tmp_path, "web"), taker):
+        await until(lambda: 2 in taker.numbers)
+    assert sorted(taker.numbers) == [0, 2], "a person was given it, and it was said as well, behind what came later"
+
+
 async def test_what_was_taken_can_be_taken_again_for_ten_minutes_and_is_dropped_then(tmp_path):
     spool, taker = Spool(tmp_path, "web"), Taker()
     async with running(spool, taker):
