@@ -14,7 +14,7 @@ from router.domain.conversation import NOWHERE, Customer, Message, MessageClass,
 from router.domain.ids import REFERENCE_LENGTH, new_id, shard_of
 from router.domain.routing import Choice, RouteRequest, choose_route
 from router.edge import DRAFT, OPENING, Draft, take_unplaced
-from router.openings import PRIORITY, Opening, first_leg, first_message, note_first_leg, opened_with
+from router.openings import PRIORITY, SUBJECT_MAX, Opening, first_leg, first_message, note_first_leg, opened_with
 from router.planner import place_for
 from router.reading import ConversationView, Reading, known
 from router.store.asked import NewMessage, Rebind
@@ -24,6 +24,8 @@ from router.store.redis import StoreUnavailable
 
 FIELDS_MAX = 50
 FIELD_VALUE_MAX = 500
+KEPT_MAX = 100
+"""Characters of a team, an assignee, a locale."""
 KEY_MAX = 200
 
 
@@ -211,9 +213,9 @@ class Talk(Reading):
         changes: dict[str, str] = {}
         for name, value in (("as", assignee), ("te", team), ("lo", locale)):
             if value is not None:
-                changes[name] = one_line(value)[:100]
+                changes[name] = one_line(value)[:KEPT_MAX]
         if subject is not None:
-            changes["sj"] = one_line(subject)[:200]
+            changes["sj"] = one_line(subject)[:SUBJECT_MAX]
         if priority is not None:
             changes["pr"] = str(priority)
         if fields is not None:

@@ -76,16 +76,16 @@ def add_routes(app: web.Application, runtime: ChatRuntime) -> None:
         named = request.query.get("endpoint", "")
         hub = hubs.get(EndpointId(named)) if named else next(iter(hubs.values()), None)
         if hub is None:
-            raise web.HTTPNotFound(text="There is no such chat.")
+            raise web.HTTPNotFound
         if not _may_come(request, hub.door, allowed_base):
-            raise web.HTTPForbidden(text="This page may not embed the chat: its origin is not among allowed_origins.")
+            raise web.HTTPForbidden
         if hub.full:
-            raise web.HTTPServiceUnavailable(text="Too many chats are open; try again.", headers={"Retry-After": "5"})
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "5"})
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=FRAME_MAX, compress=False)
         try:
             await socket.prepare(request)
         except UnicodeEncodeError as error:  # its refusal quotes the Upgrade header, which may hold any octets
-            raise web.HTTPBadRequest(text="This is no WebSocket handshake.") from error
+            raise web.HTTPBadRequest from error
         await ChatSocket(hub, socket, request).run()
         return socket
 

@@ -11,16 +11,18 @@ from channels.messages import Channel, Kind
 from router.domain import conversation as domain
 from router.domain import foresight
 from router.domain.conversation import TEXT_MAX, MessageClass, MessageState, SideName
+from router.openings import SUBJECT_MAX
 from router.switchboard import ConversationView, JournalEntry, Sent
+from router.talk import FIELD_VALUE_MAX, FIELDS_MAX, KEPT_MAX
 from router.web.models_people import Address, EndpointName, Line, Locale, Model, Name, Word, instant
 from router.web.models_route import NextLeg
 
 FILES_MAX = 10
 FILE_MAX_BYTES = 10_000_000
-FIELDS_MAX = 50
 PAGE_MAX = 200
 
 Subject = Annotated[str, Line, Field(max_length=500)]
+Kept = Annotated[str, Line, Field(max_length=KEPT_MAX)]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), Field(max_length=TEXT_MAX)]
 Party = Literal["customer", "agent"]
 
@@ -184,11 +186,13 @@ class NewConversation(Model):
 class ConversationChange(Model):
     """What to change; what is absent stays."""
 
-    assignee: Word | None = None
-    team: Word | None = None
+    assignee: Kept | None = None
+    team: Kept | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    subject: Subject | None = None
-    fields: Annotated[dict[Name, Annotated[str, Field(max_length=2_000)]], Field(max_length=FIELDS_MAX)] | None = None
+    subject: Annotated[str, Line, Field(max_length=SUBJECT_MAX)] | None = None
+    fields: (
+        Annotated[dict[Name, Annotated[str, Field(max_length=FIELD_VALUE_MAX)]], Field(max_length=FIELDS_MAX)] | None
+    ) = None
     locale: Locale | None = None
 
 

@@ -96,6 +96,7 @@ REASONS: Mapping[str, str] = {
     "no_scope": "No endpoint is named to lead away from; name at least one.",
     "not_found": "There is no such thing.",
     "not_merged": "The customer is not merged into another; there is nothing to undo.",
+    "origin": "This page may not embed the chat; name its origin in the endpoint's `allowed_origins`.",
     "queue_full": "Too many messages wait in the conversation; take some back, or wait.",
     "role": "The key's role does not allow this.",
     "same_customer": "A customer cannot be merged into itself; name two.",
@@ -105,6 +106,7 @@ REASONS: Mapping[str, str] = {
     "text_too_long": "The text is longer than a message may be; `detail` says how long it may be.",
     "too_large": "The body is larger than this path takes.",
     "too_many_bindings": "The customer would have more addresses than one may have; remove some first.",
+    "too_many_chats": "Too many chats are open; try again after `Retry-After` seconds.",
     "too_many_fields": "There are too many fields of one's own, or a value is too long.",
     "too_many_streams": "There are too many open event streams; ask again later.",
     "too_slow": "The body did not arrive in time.",
@@ -217,7 +219,7 @@ def _unavailable() -> Problem:
 def _of_aiohttp(answer: web.HTTPException, request_id: str) -> web.StreamResponse:
     if answer.status < 400:
         raise answer
-    reasons = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    reasons = {403: "origin", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 503: "too_many_chats"}
     reason = reasons.get(answer.status, "bad_request")
-    headers = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else {}
+    headers = {name: answer.headers[name] for name in ("Allow", "Retry-After") if name in answer.headers}
     return problem_response(Problem(answer.status, reason, REASONS[reason], headers=headers), request_id)

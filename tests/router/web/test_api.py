@@ -264,6 +264,17 @@ async def test_pages_follow_their_cursor(face: Any) -> None:
     await _problem(await face.client.get("/v1/conversations?unknown=1", headers=face.agent), 422)
 
 
+@pytest.mark.parametrize(
+    "body", [{"subject": "x" * 201}, {"team": "x" * 101}, {"assignee": "x" * 101}, {"fields": {"order": "x" * 501}}]
+)
+async def test_what_would_be_cut_off_is_refused(face: Any, body: dict[str, Any]) -> None:
+    """A change is kept whole or not at all, and the answer names the field."""
+    path = f"/v1/conversations/{await face.hear('Hello')}"
+    answer = await face.client.patch(path, json=body, headers=face.agent)
+    problem = await _problem(answer, 422, "invalid")
+    assert problem["errors"][0]["field"].startswith(next(iter(body)))
+
+
 async def test_closed_conversations_of_a_customer_are_listed_when_asked_for(face: Any) -> None:
     """Open ones alone, or the closed ones behind them; another customer's never."""
     first = await face.hear("The first matter")

@@ -11,6 +11,7 @@ import pytest
 
 from router.settings_faults import IN_WORDS
 from router.telemetry import configure_logging, redact
+from router.web import chat_hub
 from router.web.static import FOLDER
 
 
@@ -26,6 +27,18 @@ async def test_every_answer_is_guarded(face: Any) -> None:
         assert answer.headers["X-Request-ID"] == "trace-0123"
     answer = await face.client.get("/healthz", headers={"X-Request-ID": "<script>"})
     assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-ID"])
+
+
+async def test_a_chat_that_is_turned_away_says_why(face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever embeds the widget reads which setting to change; whoever finds no room, when to come again."""
+    strange = await face.client.get("/chat/ws", headers={"Origin": "https://shop.example"})
+    body = await strange.json(content_type=None)
+    assert (strange.status, body["reason"]) == (403, "origin")
+    assert "allowed_origins" in body["detail"]
+    monkeypatch.setattr(chat_hub, "SOCKETS_MAX", 0)
+    full = await face.client.get("/chat/ws")
+    body = await full.json(content_type=None)
+    assert (full.status, body["reason"], full.headers["Retry-After"]) == (503, "too_many_chats", "5")
 
 
 async def test_health_readiness_and_metrics(face: Any) -> None:
