@@ -49,6 +49,8 @@ from channels.wire.smpp_numbers import Command, Tag
 __all__ = ["SmppAdapter", "SmppSettings"]
 
 IO_S = 5.0
+ANSWER_SHARE = 0.96
+"""Of `IO_S`, for the message centre's answer: what its silence means is remembered within the rest."""
 BOUND_WAIT_S = 1.0
 PROBE_S = 2.0
 PARTIALS_EVERY_S = 15.0
@@ -97,7 +99,7 @@ class SmppAdapter:
 
     async def send(self, message: OutboundMessage) -> Receipt:
         """Submit every segment: the first alone, then the others at once, so that a refusal is of the whole."""
-        deadline = asyncio.get_running_loop().time() + IO_S
+        deadline = asyncio.get_running_loop().time() + ANSWER_SHARE * IO_S
         plan = self._plan(message)
         references = self._take_references(len(plan.parts))
         segments = [

@@ -257,6 +257,18 @@ async def test_an_unanswered_submit_is_unknown(desk: Desk, monkeypatch: pytest.M
     await adapter.probe()
 
 
+async def test_an_unanswered_submit_is_told_of_before_whoever_sends_gives_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody remembers its number, and a receipt on the next connection names no attempt."""
+    monkeypatch.setattr("channels.sms.smpp.IO_S", 1.0)
+    adapter = await desk.listen(enquire_link_s=60)
+    await desk.smsc.set_fault(Fault.HANG, share=0.999_999)
+    with pytest.raises(OutcomeUnknown, match="no_answer"):
+        async with asyncio.timeout(adapter.capabilities.io_s):
+            await adapter.send(say("hello"))
+
+
 async def test_an_answer_after_its_time_still_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The outcome was unknown; the late submit_sm_resp says `sent`, with the token of the attempt."""
     monkeypatch.setattr("channels.sms.smpp.IO_S", 0.2)
