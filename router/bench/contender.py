@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from channels.messages import Accepted, Event
 from channels.sms.twilio import TwilioSmsSettings
 from health.report import EndpointId
+from router.audit.auditor import audit
 from router.bench.child import Answer, new_loop, serve_questions
 from router.bench.load import HERE, THERE, body, phone
 from router.dispatcher import Dispatcher
@@ -101,6 +102,8 @@ class Contender:
                 answer = await self._storm(question["ids"], question["epoch"], EndpointId(question["to"]))
             case "plan":
                 answer = await self._plan(question["ids"])
+            case "audit":
+                answer = await self._audit()
             case "bare-paced":
                 answer = await self._bare_paced(question["rate"], question["count"])
             case "dispatch":
@@ -207,6 +210,12 @@ class Contender:
             plan = plan_failover(await affected_sides(core, facts, now), views, {}, now, limits_of(core))
             moves += len(plan.moves)
         return {"took_s": time.perf_counter() - begun, "moves": moves}
+
+    async def _audit(self) -> Answer:
+        """Check everything stored, as `throughline audit` does."""
+        core, begun = self._runtime.core, time.perf_counter()
+        found = await audit(core.store, core.control, core.board, core.files, now=core.clock.now())
+        return {"took_s": time.perf_counter() - begun, "findings": [str(one) for one in found]}
 
     async def _serve(self, *, durable: bool) -> Answer:
         """The web role's application on a free port; not durable: the same without Redis."""

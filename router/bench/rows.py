@@ -3,15 +3,15 @@
 import asyncio
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from channels.messages import Address, Channel
-from health.report import EndpointId
 from router.bench.celery_fallback import Workers, workers
 from router.bench.contender import ACCOUNT, AUTH_TOKEN, OUR_NUMBER, PUBLIC_URL, paced
+from router.bench.foreground import FOREGROUND_P99_MS, accepting
 from router.bench.load import BODY_BYTES, HERE, THERE, accept_one, body, percentile, phone, seed
 from router.bench.scripts import run_scripts
 from router.bench.stage import NotVerified, Row, Spread, Stage, ratios
@@ -23,13 +23,9 @@ from router.store.control import Control
 
 LOAD_SHARE = 0.30
 """Of what the routed row reached: the load at which latency is added up."""
-FOREGROUND_PER_S = 200.0
 GROWTH_SENT = 1_000
 JOURNAL_KEY = "tl:{s0}:jr"
 PLANNED_MAX = 1_000
-ASIDE = EndpointId("sms/aside")
-"""Where those write who come while others are moved."""
-FOREGROUND_P99_MS = 5.0
 ADDED_MS = 1.5
 MEMORY_BYTES = 1_536
 SYNCS = 50
@@ -50,11 +46,13 @@ class Sizes:
     paced_s: float
     growth: tuple[int, ...]
     processes: tuple[int, ...]
+    audited: int
+    """Conversations."""
 
 
-FULL = Sizes(5, 600, 5, 1_000, 2_000, 500, 10_000, 3.0, (1_000, 10_000, 100_000), (1, 2, 4))
+FULL = Sizes(5, 600, 5, 1_000, 2_000, 500, 10_000, 3.0, (1_000, 10_000, 100_000), (1, 2, 4), 10_000)
 """Under eight minutes on two cores."""
-QUICK = Sizes(3, 200, 3, 300, 500, 100, 2_000, 1.0, (1_000,), (1, 2))
+QUICK = Sizes(3, 200, 3, 300, 500, 100, 2_000, 1.0, (1_000,), (1, 2), 1_000)
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
@@ -189,7 +187,7 @@ async def _storm_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
         tell(f"storm {number + 1}/{sizes.repetitions}")
         took_s = await run_scripts(str(stage.server.socket), sizes.storm, f"r{number}", "x" * BODY_BYTES)
         plain.append(sizes.storm / took_s)
-        quiet += (await _accepting(stage, asyncio.sleep(0.5)))[1]
+        quiet += (await accepting(stage, asyncio.sleep(0.5)))[1]
         rate, meanwhile = await _storm(stage, ids, number + 1)
         storm.append(rate)
         waits += meanwhile
@@ -211,29 +209,11 @@ async def _storm_rows(stage: Stage, sizes: Sizes, tell: Tell) -> list[Row]:
 async def _storm(stage: Stage, ids: list[str], epoch: int) -> tuple[float, list[float]]:
     """Rebind every conversation once, to or fro by epoch: how many a second, and what accepts took meanwhile, in ms."""
     target = THERE if epoch % 2 else HERE
-    answer, waits = await _accepting(stage, stage.contender.ask(do="storm", ids=ids, epoch=epoch, to=target))
+    answer, waits = await accepting(stage, stage.contender.ask(do="storm", ids=ids, epoch=epoch, to=target))
     arrived = int(await stage.redis.call("ZCARD", f"tl:{{s0}}:at:{target}"))
     if answer["moved"] != len(ids) or arrived != len(ids):
         raise NotVerified(f"{answer['moved']} of {len(ids)} conversations moved, {arrived} arrived")
     return len(ids) / answer["took_s"], waits
-
-
-async def _accepting(stage: Stage, meanwhile: Awaitable[T]) -> tuple[T, list[float]]:
-    """Accept new conversations at a steady pace until `meanwhile` is over; how long each took, in ms."""
-    waits: list[float] = []
-
-    async def accept(due: float) -> None:
-        await accept_one(stage.store, new_id("v", 0, int(time.time() * 1000)), next(stage.strangers), 0, ASIDE)
-        waits.append((time.perf_counter() - due) * 1000)
-
-    task = asyncio.ensure_future(meanwhile)
-    due = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        while not task.done():
-            group.create_task(accept(due))
-            due += 1 / FOREGROUND_PER_S
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-    return await task, waits
 
 
 async def latency_row(stage: Stage, sizes: Sizes, capacity: float, tell: Tell) -> list[Row]:

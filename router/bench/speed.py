@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from router.bench.auditing import audit_rows
 from router.bench.rows import (
     Sizes,
     Tell,
@@ -17,7 +18,7 @@ from router.bench.rows import (
 )
 from router.bench.stage import Row, Stage, set_stage
 
-PARTS = ("routed", "ingest", "storm", "latency", "growth", "processes")
+PARTS = ("routed", "ingest", "storm", "latency", "growth", "processes", "audit")
 
 
 async def measure(sizes: Sizes, tell: Tell, parts: Collection[str] = PARTS) -> list[Row]:
@@ -42,6 +43,8 @@ async def _measure(stage: Stage, sizes: Sizes, tell: Tell, parts: Collection[str
         rows += await growth_rows(stage, sizes, tell)
     if "processes" in parts:
         rows += await process_rows(stage, sizes, tell)
+    if "audit" in parts:
+        rows += await audit_rows(stage, sizes.repetitions, tell, sizes.audited)
     return rows
 
 

@@ -9,7 +9,7 @@ import click
 
 from router.cli.rim import Fault, out
 
-PARTS = ("routed", "ingest", "storm", "latency", "growth", "processes")
+PARTS = ("routed", "ingest", "storm", "latency", "growth", "processes", "audit")
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
 

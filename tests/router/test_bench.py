@@ -32,6 +32,7 @@ TINY = replace(
     paced_s=0.3,
     growth=(200,),
     processes=(1,),
+    audited=100,
 )
 
 
@@ -57,6 +58,7 @@ def test_every_row_is_measured_and_told(capsys):
         "added latency",
         "bytes each",
         "1 dispatcher process",
+        "`throughline audit` of 100",
     ):
         assert words in shown
         assert any(words in line for line in write_markdown(rows).splitlines())
