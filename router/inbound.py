@@ -65,15 +65,14 @@ async def keep_content(core: Core, event: InboundMessage) -> Content:
             continue
         digest = await core.files.write(file.content)
         files.append(File(digest, file.name[:200], file.media_type[:100], len(file.content)))
-    text = event.text
-    if len(text) > core.settings.messages.text_max:
-        text = text[: core.settings.messages.text_max] + TEXT_TRUNCATED
-    told = (
-        f"[not kept: {one_line(file.name)[:100]}, {len(file.content)} bytes]" for file in dropped[:DROPPED_TOLD_MAX]
+    told = "".join(
+        f"\n[not kept: {one_line(file.name)[:100]}, {len(file.content)} bytes]" for file in dropped[:DROPPED_TOLD_MAX]
     )
-    text = "\n".join([text, *told]).strip() if dropped else text
+    text, room = event.text, core.settings.messages.text_max - len(told)
+    if len(text) > room:
+        text = text[: max(0, room - len(TEXT_TRUNCATED))] + TEXT_TRUNCATED
     return Content(
-        text=text,
+        text=(text + told).strip() if told else text,
         html=event.html[:HTML_MAX] if event.html else None,
         subject=event.subject[:SUBJECT_MAX] if event.subject else None,
         files=tuple(files),

@@ -379,3 +379,13 @@ async def test_an_endpoint_says_nothing_of_another_endpoints_attempts(
     count = (REGISTRY.get_sample_value("throughline_receipts_refused_total", {"endpoint": by}) or 0.0) - refused
     assert (len(journal), count) == ((1, 1.0) if becomes == "sent" else (0, 0.0))
     assert not journal or (journal[0]["ep"], journal[0]["m"]) == (by, message)
+
+
+async def test_a_text_that_was_cut_still_fits_wherever_agents_read(runtime: Runtime) -> None:
+    """The mark that says so, and the names of files that were not kept, count too: the console takes no more."""
+    files = tuple(InboundFile(f"{number}.txt", "text/plain", b"x") for number in range(30))
+    accepted = await hear(runtime, "x" * (TEXT_MAX + 1), vendor_id="long", files=files)
+    message = await runtime.switchboard.message(accepted.message_id)
+    assert isinstance(message, Message)
+    assert len(message.content.text) <= TEXT_MAX
+    assert "[...]" in message.content.text and "not kept" in message.content.text
