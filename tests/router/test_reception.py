@@ -22,7 +22,7 @@ from channels.messages import (
 )
 from health.report import EndpointId
 from router.core import Invalid
-from router.domain.conversation import Binding, Customer, Message, SideName
+from router.domain.conversation import TEXT_MAX, Binding, Customer, Message, SideName
 from router.receipts import take_receipt
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
