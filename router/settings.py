@@ -310,6 +310,8 @@ def resolve_elsewhere(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             return Path(name).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise SettingsError(f"{where}: {place}: {name} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{where}: {place}: {name} holds no text. Name a file of one line of text.") from error
 
     return {key: resolve(value, key) for key, value in raw.items()}
 

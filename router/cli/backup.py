@@ -115,7 +115,6 @@ def _to_fill(session: Session) -> Iterator[Settings]:
             raise Fault(f"Redis does not answer: {fault}. Start it, or correct redis_url. Nothing was changed.")
         yield settings
         return
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     with only_one(settings.data_dir):
         server = start_redis(settings)
         if server is None:

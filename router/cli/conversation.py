@@ -5,11 +5,10 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from router.archive.records import Sought
-from router.cli.rim import Session, ago, clock_time, out
+from router.cli.rim import Session, ago, clock_time, out, plain
 from router.continuing import FIELD
 from router.domain.conversation import Message, SideName
 
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from router.switchboard import ConversationView
 
 SHOWN_MAX = 200
+"""Conversations in a list; messages read at a time."""
+TRANSCRIPT_MAX = 20_000
+"""Messages of one conversation that are looked at for its end."""
 AUTHOR = "cli"
 
 
@@ -50,30 +52,34 @@ def list_them(session: Session, closed: bool, archived: bool, customer_id: str, 
         for view in page.items:
             table.add_row(
                 view.conversation.reference,
-                escape(view.customer.name or "(no name)"),
+                plain(view.customer.name or "(no name)"),
                 view.customer_side.leg.endpoint or "parked",
                 view.agent_side.leg.endpoint or "parked",
                 ago(view.conversation.waiting_since, now),
-                escape(view.conversation.subject[:50]),
+                plain(view.conversation.subject[:50]),
             )
         out.print(table if page.items else "No conversation.")
         if page.next_cursor:
-            out.print("There are more: raise --limit.")
+            more = "raise --limit" if limit < SHOWN_MAX else "the API lists all of them, page by page"
+            out.print(f"There are more: {more}.")
 
     session.ask(show)
 
 
 @conversation.command()
 @click.argument("identity", metavar="ID-OR-REFERENCE")
+@click.option("--last", type=click.IntRange(1, TRANSCRIPT_MAX), default=50, show_default=True, help="Messages to show.")
 @click.pass_obj
-def show(session: Session, identity: str) -> None:
-    """The transcript in order, with every attempt and why the conversation is where it is."""
+def show(session: Session, identity: str, last: int) -> None:
+    """The transcript's end in order, with every attempt and why the conversation is where it is."""
 
     async def ask(runtime: "Runtime") -> None:
         view = await runtime.switchboard.conversation(identity, archived_too=True)
         _show_head(view)
-        part = await runtime.switchboard.transcript_part(view.conversation.id, limit=SHOWN_MAX)
-        for message in part.messages:
+        messages = await _read_transcript(runtime, view.conversation.id)
+        if len(messages) > last:
+            out.print(f"  {len(messages) - last} earlier messages are left out: --last {len(messages)} shows them.\n")
+        for message in messages[-last:]:
             _show_message(message)
 
     session.ask(ask)
@@ -104,17 +110,28 @@ def reply(session: Session, identity: str, text: str, name: str) -> None:
     session.ask(say)
 
 
+async def _read_transcript(runtime: "Runtime", identity: str) -> list[Message]:
+    found: list[Message] = []
+    while len(found) < TRANSCRIPT_MAX:
+        after = found[-1].sequence if found else 0
+        part = await runtime.switchboard.transcript_part(identity, after_sequence=after, limit=SHOWN_MAX)
+        found += part.messages
+        if len(part.messages) < SHOWN_MAX:
+            break
+    return found
+
+
 def _show_head(view: "ConversationView") -> None:
     about = view.conversation
     state = "open" if about.open else f"closed {clock_time(about.closed_at)}"
     state += ", archived: it can only be read" if view.archived else ""
-    out.print(f"[bold]{about.reference}[/bold]  {escape(about.subject)}  ({state}; {about.id})")
+    out.print(f"[bold]{about.reference}[/bold]  {plain(about.subject)}  ({state}; {about.id})")
     if older := about.fields.get(FIELD):
-        out.print(f"  goes on with  {escape(older)}, which is archived")
-    out.print(f"  customer      {escape(view.customer.name or '(no name)')}  {view.customer.id}")
+        out.print(f"  goes on with  {plain(older)}, which is archived")
+    out.print(f"  customer      {plain(view.customer.name or '(no name)')}  {view.customer.id}")
     for name, side in (("customer's side", view.customer_side), ("agent's side", view.agent_side)):
         where = f"{side.leg.endpoint} {side.leg.address}" if side.leg.endpoint else "parked"
-        out.print(f"  {name:<15} {escape(where)}, epoch {side.epoch}, {side.queued} waiting ({side.leg.reason})")
+        out.print(f"  {name:<15} {plain(where)}, epoch {side.epoch}, {side.queued} waiting ({side.leg.reason})")
     out.print("")
 
 
@@ -130,13 +147,13 @@ def _show_message(message: Message) -> None:
         if true
     ]
     notes = "; ".join([message.state.value, *marks, *([message.reason] if message.reason else [])])
-    who = escape(message.author_name or message.author)
-    out.print(f"{message.sequence:>4} {arrow} {clock_time(message.created_at)}  [bold]{who}[/bold]  ({escape(notes)})")
+    who = plain(message.author_name or message.author)
+    out.print(f"{message.sequence:>4} {arrow} {clock_time(message.created_at)}  [bold]{who}[/bold]  ({plain(notes)})")
     for line in message.content.text.splitlines():
-        out.print(f"        {escape(line)}")
+        out.print(f"        {plain(line)}")
     for attempt in message.attempts:
         took = f", {attempt.ended_at - attempt.begun_at:.2f} s" if attempt.ended_at else ""
-        why = f": {attempt.reason}" if attempt.reason else ""
+        why = f": {plain(attempt.reason)}" if attempt.reason else ""
         out.print(
             f"        [dim]attempt {attempt.number} at {attempt.endpoint}: {attempt.outcome or 'open'}{why}{took}[/dim]"
         )

@@ -3,14 +3,11 @@
 from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
 
-from router.cli.rim import Session, out
+from router.cli.rim import Session, count_of, out, plain, who_asks
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
-
-WHO = "cli"
 
 
 @click.group()
@@ -32,14 +29,12 @@ def erase(session: Session, customer_id: str, why: str, close: bool, yes: bool) 
 
     async def look(runtime: "Runtime") -> str:
         found = await runtime.switchboard.customer(customer_id)
+        addresses = "1 address" if len(found.bindings) == 1 else f"{len(found.bindings)} addresses"
         still_open = await runtime.store.open_of_customer(found.id)
-        return (
-            f"{escape(found.name or '(no name)')}, {len(found.bindings)} addresses, "
-            f"{len(still_open)} open conversations."
-        )
+        return f"{plain(found.name) or '(no name)'}, {addresses}, {count_of(len(still_open), 'open conversation')}."
 
     async def end(runtime: "Runtime") -> None:
-        erased = await runtime.switchboard.erase_customer(customer_id, who=WHO, why=why, close=close)
+        erased = await runtime.switchboard.erase_customer(customer_id, who=who_asks(), why=why, close=close)
         also = f" with {', '.join(erased.aliases)}" if erased.aliases else ""
         out.print(
             f"Erased {erased.customer_id}{also}: {erased.conversations} conversations, {erased.archived} archived "

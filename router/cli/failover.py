@@ -1,6 +1,5 @@
 """`throughline failover`: lead traffic away from endpoints by hand. It needs Redis, and nothing else of ours."""
 
-import getpass
 import time
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ import click
 from rich.markup import escape
 
 from health.report import EndpointId
-from router.cli.rim import Duration, Fault, Session, ago, clock_time, count_of, out
+from router.cli.rim import Duration, Fault, Session, ago, clock_time, count_of, out, who_asks
 
 if TYPE_CHECKING:
     from router.domain.failover import Preview
@@ -58,7 +57,7 @@ def start(session: Session, *, scope: tuple[str, ...], target: str | None, why: 
         forced = await runtime.switchboard.start_failover(
             scope=_known(runtime, scope),
             target=_known(runtime, (target,))[0] if target else None,
-            who=getpass.getuser(),
+            who=who_asks(),
             why=why,
             expires_in_s=lasts_s,
         )
@@ -77,7 +76,7 @@ def stop(session: Session, failover_id: str) -> None:
     """End one: back to health's view. Nobody is moved home at once."""
 
     async def end(runtime: "Runtime") -> None:
-        forced = await runtime.switchboard.stop_failover(failover_id, getpass.getuser())
+        forced = await runtime.switchboard.stop_failover(failover_id, who_asks())
         out.print(f"Ended {forced.id}. Conversations stay where they are until health sends them home.")
 
     session.ask(end)

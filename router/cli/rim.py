@@ -1,7 +1,9 @@
 """What every command shares: settings, a running router, errors said in words, exit statuses."""
 
 import asyncio
+import getpass
 import json
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,6 +17,7 @@ import redis
 from rich.console import Console
 from rich.markup import escape
 
+from channels.text import clean_text
 from router.settings import Settings, default_broker_url, find_settings_file, load_settings
 from router.store.connecting import open_primaries, without_password
 from router.store.freezing import Frozen
@@ -153,6 +156,19 @@ def read_run_file(data_dir: Path) -> str | None:
 def say_fault(text: str) -> None:
     """On standard error, in red where there is colour."""
     err.print(f"[red]{escape(text)}[/red]")
+
+
+def plain(text: str) -> str:
+    """Somebody's words, fit for a terminal: neither our markup nor the terminal's own commands."""
+    return escape(clean_text(text))
+
+
+def who_asks() -> str:
+    """Who runs this command, for the journal: in a container it may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"uid {os.getuid()}"
 
 
 def say_frozen(frozen: Frozen, now: float) -> str:

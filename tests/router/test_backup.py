@@ -413,12 +413,14 @@ def test_a_redis_that_lets_nobody_copy_it_is_named(
 def test_a_private_redis_is_restored_where_nothing_runs(
     redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Started for it, filled, stopped; the next start finds it frozen, on its own disk."""
+    """Started for it, filled, stopped; the next start finds it frozen, on its own disk, for its owner's eyes only."""
+    monkeypatch.setenv("THROUGHLINE_SECRET", "a secret of one's own, so that no file of it is made")
     conversation = within(begin)
     words("backup", "b.tl")
     monkeypatch.delenv("THROUGHLINE_REDIS_URL")
     shutil.rmtree(folder / "var")
     assert "Restored" in words("restore", "b.tl")
+    assert (folder / "var").stat().st_mode & 0o077 == 0
     assert "not empty" in refused("restore", "b.tl")
     server = PrivateRedis(folder / "var" / "redis", binary=find_binary())
     server.start()

@@ -27,7 +27,7 @@ from router.cli import up as cli_up
 from router.cli.app import throughline
 from router.cli.endpoint import write_table
 from router.cli.failover import show_preview
-from router.cli.rim import Duration, ago, read_run_file, with_redis, write_run_file
+from router.cli.rim import Duration, ago, read_run_file, who_asks, with_redis, write_run_file
 from router.domain.failover import Preview
 from router.runtime import open_runtime
 from router.settings import Settings, SettingsError, load_settings
@@ -119,6 +119,24 @@ def test_a_taken_port_is_said_before_anything_starts(folder: Path) -> None:
     assert f"Port {port} on 127.0.0.1 is in use" in result.stderr
     assert "[web] port" in result.stderr
     assert not (folder / "var/redis").exists()
+
+
+def test_whoever_has_no_name_here_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run us as a user that no file knows; a failover must start there all the same."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert who_asks() == f"uid {os.getuid()}"
+
+
+def test_a_secret_in_a_file_that_is_no_text_is_named(folder: Path) -> None:
+    """With file, place and remedy, as every other fault of the settings is."""
+    (folder / "secret.bin").write_bytes(b"\xff\xfe")
+    (folder / "throughline.toml").write_text(f'secret = "${{file:{folder}/secret.bin}}"')
+    with pytest.raises(SettingsError, match=r"secret: .*secret\.bin holds no text"):
+        load_settings()
 
 
 def test_a_second_up_on_the_same_folder_is_refused(folder: Path) -> None:

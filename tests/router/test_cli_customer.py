@@ -66,7 +66,7 @@ def test_a_customer_is_erased_after_a_yes() -> None:
     customer, reference = written("My order never came.")
     refused = run("customer", "erase", customer, "--why", "asked for it", "--close", typed="n\n")
     assert refused.exit_code == 1
-    assert "Dana Vogt, 1 addresses, 1 open conversations" in refused.output
+    assert "Dana Vogt, 1 address, 1 open conversation." in refused.output
     assert run("conversation", "show", reference).exit_code == 0
     done = run("customer", "erase", customer, "--why", "asked for it", "--close", typed="y\n")
     assert done.exit_code == 0, done.output

@@ -149,6 +149,32 @@ def test_a_conversation_is_listed_shown_and_answered() -> None:
     assert "queued" in shown
 
 
+def test_a_long_conversation_is_shown_by_its_end() -> None:
+    """What was just said is what is looked for; how much stands before it is told, and how to see that."""
+    reference = write_mail("message 0")
+
+    async def write_on() -> None:
+        async with open_runtime(load_settings(), "cli") as runtime:
+            for number in range(1, 230):
+                words_in = InboundMessage(MAIL, f"m{number}", DANA, f"message {number}", 0.0, subject=f"[{reference}]")
+                await runtime.switchboard.accept(words_in)
+
+    asyncio.run(write_on())
+    shown = words("conversation", "show", reference)
+    assert "message 229" in shown and "message 180" in shown
+    assert "message 179" not in shown
+    assert "180 earlier messages are left out: --last 230 shows them." in shown
+    assert "message 0\n" in words("conversation", "show", reference, "--last", "230")
+
+
+def test_what_somebody_wrote_does_not_command_the_terminal() -> None:
+    """Neither in the transcript nor in the list: a customer must not rewrite what ops staff see."""
+    reference = write_mail("before \x1b]52;c;aGk=\x07\x1b[2J \x9b1m [red]after[/red]")
+    for shown in (words("conversation", "show", reference), words("conversation", "list")):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert "[red]after[/red]" in words("conversation", "show", reference)
+
+
 def test_an_unknown_conversation_is_said() -> None:
     """Not a stack trace."""
     refused = run("conversation", "show", "ZZZZZ")
