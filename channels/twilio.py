@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Annotated
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote_plus, urlsplit
 
 import aiohttp
 from pydantic import Field, SecretStr, field_validator
@@ -123,10 +123,9 @@ class TwilioAccount:
         Signs that may stand in a query as they are (RFC 3986, 3.4) do: a client or proxy on the way that tidies URLs
         would unquote them, and Twilio's signature would no longer fit.
         """
-        kept = {name: value for name, value in query.items() if value}
+        kept = "&".join(f"{name}={quote_plus(value, safe=_QUERY_SAFE)}" for name, value in query.items() if value)
         url = f"{self._tools.public_url}/hooks/{self._tools.endpoint}/{step}"
-        query_string = f"?{urlencode(kept, safe=_QUERY_SAFE)}" if kept else ""
-        return url + query_string + RETRY_OVERRIDES
+        return f"{url}?{kept}{RETRY_OVERRIDES}" if kept else url + RETRY_OVERRIDES
 
     def authorization(self) -> dict[str, str]:
         """The header that proves who we are; made for each request so that no object carries it about."""

@@ -169,6 +169,8 @@ def _is_private(name: str) -> bool:
 def _clean(name: str, value: object) -> object:
     if _is_private(name):
         return REDACTED if value not in (None, "") else value
+    if type(value) is str and len(value) <= LOG_TEXT_MAX and not _MAY_BE_PRIVATE.search(value):
+        return value  # as most are
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
