@@ -61,3 +61,13 @@ def test_commands_on_a_page_exist(page: str) -> None:
 
     for command in re.findall(r"(?m)(?:`|^    )throughline ([a-z]+)", PAGES[page]):
         assert command in throughline.commands
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_finds_in_the_console_is_there(name: str) -> None:
+    """Whoever was woken looks for these words on the screen."""
+    files = (Path(gauges.__file__).parent / "web/console").glob("*.js")
+    screens = "".join(file.read_text() for file in files if file.name != "vendor.js")
+    for part in re.split(r"\n\n|\n- ", PAGES[name]):
+        for words in re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", part.partition("console")[2]):
+            assert words.replace("...", "…") in screens, words
