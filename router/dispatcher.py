@@ -66,11 +66,14 @@ class Dispatcher:
             memory = self.core.settings.data_dir / POSITION_FILE  # before the senders: they must lease nothing unseen
             group.create_task(RollbackWatch(self.core.store, self.core.clock, self.core.spool, memory).run())
             for endpoint, adapter in mine.items():
-                group.create_task(senders[endpoint].run())
                 if endpoint in self.core.canaries:
                     group.create_task(CanaryPost(self.core, endpoint, adapter).run())
                 if isinstance(adapter, Listening) and adapter.capabilities.listens_in == "dispatch":
                     group.create_task(listen_alone(self.core, endpoint, adapter, self.switchboard.accept, alone=False))
+            # Told to stop, these end first: what they have begun needs the connections that the others hold.
+            async with asyncio.TaskGroup() as speaking:
+                for sender in senders.values():
+                    speaking.create_task(sender.run())
 
     async def _hear_bells(self, senders: Mapping[EndpointId, Sender], planner: Planner) -> None:
         """Bells only save waiting: every loop also looks by itself."""

@@ -37,6 +37,10 @@ POLL_S = 0.5
 """Between two looks at the due set when no bell rings."""
 DOUBT_PAUSE_S = 5.0
 """Before a message is tried again at an endpoint that is suspect."""
+ENDING_S = 10.0
+"""From being told to stop: longer than a send of the fast channels takes. What takes longer is in doubt when its lease
+has run out."""
+ENDING_LOOK_S = 0.02
 SETTLE_TRIES = 40
 """With a growing pause, some 60 s: past the lease, when the attempt has become `unknown` by itself."""
 
@@ -81,6 +85,7 @@ class Sender:
     _unsent: int = 0
     """Leased, and not said yet."""
     _more: bool = False
+    _stopping: bool = False
     _work: asyncio.Queue[tuple[Leased, float]] = field(default_factory=asyncio.Queue)
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
     """Leases whose answer has not come, by shard: under which name they were asked for, and when."""
@@ -107,14 +112,31 @@ class Sender:
         )
 
     async def run(self) -> None:
-        """Feed and work until cancelled."""
+        """Feed and work until cancelled; what has begun is said and settled first, for up to `ENDING_S`."""
         async with asyncio.TaskGroup() as group:
             for _ in range(2 * self.in_flight):  # while one half sends, the other half's outcomes are being synced
                 group.create_task(self._worker())
-            group.create_task(self._feed())
+            feeder = group.create_task(self._feed())
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                await self._finish(feeder)
+                raise
+
+    async def _finish(self, feeder: "asyncio.Task[None]") -> None:
+        """Lease nothing more; wait until every worker is idle. A lease is not broken off: it may have been granted."""
+        self._stopping = True
+        self.bell.set()
+        try:
+            async with asyncio.timeout(ENDING_S):
+                await asyncio.wait({feeder})
+                while self._idle < 2 * self.in_flight:
+                    await asyncio.sleep(ENDING_LOOK_S)
+        except TimeoutError:
+            log.warning("sender.cut_off", endpoint=self.endpoint, under_way=2 * self.in_flight - self._idle)
 
     async def _feed(self) -> None:
-        while True:
+        while not self._stopping:
             # Cleared before looking: what rings while we look is looked at next.
             self.bell.clear()
             taken = 0
