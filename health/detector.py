@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from health.burst import Burst
 from health.cusum import Tally
 from health.damping import FlapDamping, Hold
 from health.report import Direction, EndpointId, Evidence, Report, Status, Transition, Verdict, Witness
@@ -61,8 +62,8 @@ class EndpointDetector:
         self._factor = 1.0
         self._frozen = False
         self._doubts: deque[tuple[float, float]] = deque(maxlen=64)
-        self._burst_left = 0
-        self._burst_at = float("-inf")
+        self._burst = Burst(settings)
+        self._suspected_at = float("-inf")
         self._probes: deque[tuple[float, bool]] = deque(maxlen=3)
         self._probes_ok = 0
         self._probe_waiting = False
@@ -79,7 +80,7 @@ class EndpointDetector:
     @property
     def wants_probe_burst(self) -> bool:
         """Probe every `burst_spacing_s` for now."""
-        return self._burst_left > 0
+        return self._burst.wanted
 
     @property
     def wants_canary(self) -> bool:
@@ -177,8 +178,8 @@ class EndpointDetector:
             if not self._probed and evidence.verdict in (Verdict.OK, Verdict.WITHDRAWN):
                 self._misconfigured = False
             return
-        learn = self.status is Status.UP and max(self._tally.fast, self._tally.slow) < self._settings.trip / 2
-        if self._tally.send(evidence.verdict, self._now, evidence.token, learn=learn):
+        learn = self.status in (Status.UP, Status.SUSPECT) and not self._frozen
+        if self._tally.send(evidence.verdict, self._now, evidence.token, learn=learn, reason=evidence.reason):
             self._failed(evidence)
         elif evidence.verdict in (Verdict.OK, Verdict.WITHDRAWN, Verdict.SLOW):
             self._ok_at = self._now
@@ -194,8 +195,6 @@ class EndpointDetector:
             if not first and self._probes:
                 self._probes.pop()
             self._probes.append((self._now, False))
-        if not self._probe_waiting:
-            self._burst_left = max(0, self._burst_left - 1)
         self._probes_ok = 0 if against else self._probes_ok + 1
         if not against:
             self.probe_ok_at = self._ok_at = self._now
@@ -204,7 +203,10 @@ class EndpointDetector:
         else:
             self.probe_failed_at = self._now
         if self.status is not Status.DOWN:
-            self._tally.probe(evidence.verdict, self._now, counted=not first)
+            self._tally.probe(evidence.verdict, self._now, counted=not first, reason=evidence.reason)
+        if not self._probe_waiting:
+            more = self.status is not Status.DOWN and self._tally.joint_most(self._now) >= self._settings.trip / 4
+            self._burst.probed(self._now, more=more and self._probed)
         if against:
             self._failed(evidence)
 
@@ -227,11 +229,12 @@ class EndpointDetector:
 
     def _want_burst(self) -> None:
         """Begin a burst, unless one is under way or a mere single failure began one just now."""
-        serious = max(self._tally.sums(self._now)) >= self._settings.trip / 2 or self._tally.row >= 2
-        due = self._now - self._burst_at >= self._settings.burst_gap_s
-        if self._probed and self._burst_left == 0 and (serious or due):
-            self._burst_left = self._settings.burst
-            self._burst_at = self._now
+        if self._probed:
+            serious = self._most() >= self._settings.trip / 2 or self._tally.row >= 2
+            self._burst.begin(self._now, serious=serious)
+
+    def _most(self) -> float:
+        return max(self._tally.most(self._now), self._tally.joint_most(self._now))
 
     def _judge(self) -> Transition | None:
         match self.status:
@@ -288,7 +291,7 @@ class EndpointDetector:
         if self._misconfigured:
             return "misconfigured", self._last_reason
         apart_s = settings.row_span_s if tally.hard else settings.provisional_span_s
-        if tally.row >= settings.row * factor and tally.row_apart_s() >= apart_s:
+        if self._in_a_row(apart_s):
             return "five_in_a_row", f"{tally.row} failures in a row, last: {self._last_reason}"
         probes = tally.probes
         if (
@@ -303,17 +306,27 @@ class EndpointDetector:
             return "canary_lost", "a message that we sent to ourselves did not arrive"
         return self._reported()
 
+    def _in_a_row(self, apart_s: float) -> bool:
+        """So many failures in a row, sends and probes together, that chance is no explanation."""
+        settings, tally = self._settings, self._tally
+        needed = tally.baseline.row * self._factor
+        if tally.row >= needed and tally.row_apart_s() >= apart_s:
+            return True
+        needed -= (settings.row - settings.row_refused) * self._factor
+        return tally.refused >= needed and tally.row_apart_s() >= settings.row_refused_span_s
+
     def _summed_up(self, trip: float) -> Finding | None:
-        fast, slow = self._tally.sums(self._now)
-        if max(fast, slow) < trip:
+        """Sends alone, sends and probes together, or sends that something else seconds."""
+        tally = self._tally
+        seconded = self._probes_against() or self._witnessed or Witness.RECEIPT in self._accused
+        sends, joint = tally.most(self._now), tally.joint_most(self._now)
+        alone = trip * self._settings.alone_factor
+        if max(sends, joint) < alone and not (seconded and sends >= trip):
             return None
-        alone = max(fast, slow) >= trip * self._settings.alone_factor
-        if not (alone or self._probes_against() or self._witnessed or Witness.RECEIPT in self._accused):
-            return None
-        failed, sends = self._tally.wrong
+        sums, what = (tally.sums, "sends") if sends >= joint else (tally.joint, "sends and probes")
         return (
-            "cusum_fast" if fast >= slow else "cusum_slow",
-            f"{failed} of the last {sends} sends failed, last: {self._last_reason}",
+            "cusum_fast" if sums.fast >= sums.slow else "cusum_slow",
+            f"{sums.wrong} of the last {sums.count} {what} failed, last: {self._last_reason}",
         )
 
     def _reported(self) -> Finding | None:
@@ -331,13 +344,15 @@ class EndpointDetector:
 
     def _suspected(self) -> Finding | None:
         half = self._settings.trip / 2 * self._factor
-        fast, slow = self._tally.sums(self._now)
-        if max(fast, slow) >= half or self._tally.row >= 2 * self._factor:
-            return "failing", f"{max(self._tally.wrong[0], self._tally.row)} failures, last: {self._last_reason}"
+        if self._most() >= half or self._tally.row >= 2 * self._factor:
+            wrong = max(self._tally.sums.wrong, self._tally.row)
+            return "failing", f"{wrong} failures, last: {self._last_reason}"
         return next(iter(self._accused.values()), None)
 
     def _clean(self) -> bool:
-        return self._failed_at is None or self._now - self._failed_at >= self._settings.clean_s
+        """Nothing has failed for long, or nothing is left against it: where much is sent, something always fails."""
+        since = self.since if self._tally.calm else self._failed_at
+        return since is None or self._now - since >= self._settings.clean_s
 
     def _forgivable(self) -> bool:
         """Nothing accuses it, and sends work again; or it is idle, was short of a trip, and every probe since passed.
@@ -348,7 +363,7 @@ class EndpointDetector:
             return False
         if self._tally.passed >= self._settings.ramp_successes:
             return True
-        if max(self._tally.sums(self._now)) >= self._settings.trip:
+        if self._tally.most(self._now) >= self._settings.trip:
             return False
         return not self._probed or self._probes_ok >= self._settings.burst
 
@@ -357,29 +372,37 @@ class EndpointDetector:
             return "misconfigured", self._last_reason
         if self._tally.probes.count >= 2 * self._factor:
             return "probes_failed", f"{self._tally.probes.count} probes in a row failed, last: {self._last_reason}"
-        if max(self._tally.sums(self._now)) >= self._settings.trip_recovering * self._factor:
-            return "failed_again", f"{self._tally.wrong[0]} sends failed, last: {self._last_reason}"
+        if self._tally.successes >= self._settings.ramp_successes:
+            return self._confirmed()
+        if self._tally.most(self._now) >= self._settings.trip_recovering * self._factor:
+            return "failed_again", f"{self._tally.sums.wrong} sends failed, last: {self._last_reason}"
         if self._canaries_lost:
             return "canary_lost", "a message that we sent to ourselves did not arrive"
         return self._reported()
 
     def _become(self, status: Status, reason: str, counted: str) -> Transition:
-        before, self.status, self.since, self.reason = self.status, status, self._now, reason
+        before, since = self.status, self.since
+        self.status, self.since, self.reason = status, self._now, reason
         began = self._tally.began_at()
         self.words = describe(
             self.endpoint, self.direction, status, reason=reason, counted=counted, began_at=began or self._now
         )
         if status is Status.SUSPECT:
-            self._damping.add(self._now, self._settings.penalty_suspect)
+            # Where much is sent, chance makes suspect every minute: that alone must not keep people from home.
+            if self._now - self._suspected_at >= self._settings.penalty_half_life_s:
+                self._suspected_at = self._now
+                self._damping.add(self._now, self._settings.penalty_suspect)
             self._want_burst()
         elif status is Status.DOWN:
-            suspected = self._settings.penalty_suspect if before is Status.SUSPECT else 0.0
-            self._damping.add(self._now, self._settings.penalty_down - suspected)
+            suspected = before is Status.SUSPECT and self._suspected_at == since
+            charged = self._settings.penalty_suspect if suspected else 0.0
+            self._damping.add(self._now, self._settings.penalty_down - charged)
             self._hold.extend(self._now, self._jitter())
             self._accused.pop(Witness.RECEIPT, None)
         if status in (Status.DOWN, Status.RECOVERING):
             self._tally.reset()
-            self._burst_left = self._probes_ok = 0
+            self._burst.end()
+            self._probes_ok = 0
             self._probes.clear()
         return Transition(self.endpoint, self.direction, before, status, self._now, reason, self.words)
 

@@ -26,16 +26,24 @@ class DetectorSettings(BaseModel):
     """Of one send in the long-run share: a memory of about 500 sends."""
     fast_share: Share = 0.50
     """The failure share that the fast arm is tuned for."""
-    slow_share: Share = 0.10
+    slow_share: Share = 0.20
+    """The slow arm's. Tuned for a tenth it would take an endpoint down whose share wanders from 2 to 5 %."""
+    event_s: Positive = 0.5
+    """What fails within it is one event, such as a broken connection: it counts as two failures at most."""
     trip: Positive = 9.21
     """CUSUM threshold: three straight failures at the floor."""
     trip_recovering: Positive = 4.6
-    """Stricter while recovering: two straight failures."""
+    """Stricter while recovering, until `ramp_successes` were taken: two straight failures."""
     alone_factor: Annotated[float, Field(ge=1)] = 1.5
     """At this multiple of `trip` real sends confirm without probes."""
 
     row: Count = 5
-    """Failures in a row, of sends and probes together, that confirm (Envoy's default)."""
+    """Failures in a row, sends and probes together, that confirm (Envoy's default); more where failures are normal."""
+    row_chance: Share = 1e-7
+    """As many as keep the chance of such a row below this: five at 2 %, six at 5 %, eight at 10 %."""
+    row_refused: Count = 4
+    """The same where each connection was refused: nobody listens, which says nothing of the message."""
+    row_refused_span_s: Positive = 1.5
     row_span_s: Positive = 2.0
     """They must lie this far apart: one broken connection fails many sends at once, a vendor's restart a few more."""
     provisional_span_s: Positive = 3.0
@@ -50,6 +58,8 @@ class DetectorSettings(BaseModel):
     burst_spacing_s: Positive = 1.0
     burst_gap_s: Positive = 10.0
     """Between the beginnings of two bursts that single failures start."""
+    burst_most: Count = 30
+    """Probes a minute that bursts come to while probes fail, too."""
     probe_memory_s: Positive = 20.0
     """Probes older than this confirm nothing."""
     probe_bound_s: Positive = 5.0

@@ -1,6 +1,7 @@
 """Published breakers at their defaults, as plain rules over the same stream of outcomes; pure."""
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -65,11 +66,24 @@ class TimeWindow:
         return len(self._window) >= self._calls and self._failed >= self._share * len(self._window)
 
 
-def published() -> dict[str, Rule]:
-    """Each at its documented defaults, begun anew."""
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """A rule, and how long its own library waits for an answer before it counts the call as failed."""
+
+    rule: Rule
+    timeout_s: float
+
+
+def published() -> dict[str, Breaker]:
+    """Each at its documented defaults, begun anew.
+
+    Time-outs: Envoy `RouteAction.timeout` 15 s (a time-out counts as a 5xx). resilience4j `TimeLimiterConfig
+    .timeoutDuration` 1 s. Hystrix `execution.isolation.thread.timeoutInMilliseconds` 1,000. Polly v8
+    `TimeoutStrategyOptions.Timeout` 30 s.
+    """
     return {
-        "Envoy, 5 in a row": ConsecutiveFailures(),
-        "resilience4j, 50 % of 100": CountWindow(),
-        "Hystrix, 50 % of 20 in 10 s": TimeWindow(0.5, 10.0, 20),
-        "Polly, 10 % of 100 in 30 s": TimeWindow(0.1, 30.0, 100),
+        "Envoy, 5 in a row": Breaker(ConsecutiveFailures(), 15.0),
+        "resilience4j, 50 % of 100": Breaker(CountWindow(), 1.0),
+        "Hystrix, 50 % of 20 in 10 s": Breaker(TimeWindow(0.5, 10.0, 20), 1.0),
+        "Polly, 10 % of 100 in 30 s": Breaker(TimeWindow(0.1, 30.0, 100), 30.0),
     }

@@ -1,10 +1,11 @@
-"""A plot of times to detect, as SVG: one panel a failure share, one line a detector, time on a logarithmic axis."""
+"""A plot of times to detect, as SVG: a panel for each kind and share of failures, time on a logarithmic axis."""
 
 import math
 from collections.abc import Sequence
 from html import escape
 
 from router.bench.detectors import Cell, names_of
+from router.bench.streams import Kind
 
 PANEL, GAP, TOP, BOTTOM, LEFT = 240, 40, 50, 150, 60
 HEIGHT = 260
@@ -15,27 +16,37 @@ TICKS_S = (0.5, 1, 5, 10, 30, 60, 120, 300, 600)
 COLOURS = ("#1b6ca8", "#7fb3d5", "#c0392b", "#d68910", "#7d3c98", "#707b7c")
 
 
+ROW = HEIGHT + 70
+"""From one row of panels to the next."""
+TITLES = {Kind.FAILS: "of sends fail at once", Kind.HANGS: "of sends hang"}
+
+
 def draw(cells: Sequence[Cell]) -> str:
-    """The SVG document. Cells of equal failure share stand in one panel, by rate."""
+    """The SVG document. A row of panels a kind, a panel an equal share of failures, in it one line a detector."""
     shares = sorted({cell.share for cell in cells}, reverse=True)
+    kinds = sorted({cell.kind for cell in cells})
     width = LEFT + len(shares) * (PANEL + GAP)
+    bottom = TOP + (len(kinds) - 1) * ROW + HEIGHT
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {TOP + HEIGHT + BOTTOM}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + BOTTOM}" '
         'font-family="sans-serif" font-size="12">',
-        "<title>Median time to detect an outage, by rate and failure share</title>",
-        f'<rect width="{width}" height="{TOP + HEIGHT + BOTTOM}" fill="white"/>',
+        "<title>Median time to detect an outage, by rate, kind and share of failures</title>",
+        f'<rect width="{width}" height="{bottom + BOTTOM}" fill="white"/>',
     ]
-    for number, share in enumerate(shares):
-        panel = sorted((cell for cell in cells if cell.share == share), key=lambda cell: cell.rate)
-        parts += _panel(LEFT + number * (PANEL + GAP), share, panel)
-    parts += _legend(names_of(cells))
+    for row, kind in enumerate(kinds):
+        for number, share in enumerate(shares):
+            panel = [cell for cell in cells if (cell.kind, cell.share) == (kind, share)]
+            title = f"{share:.0%} {TITLES[kind]}"
+            parts += _panel(LEFT + number * (PANEL + GAP), row * ROW, title, sorted(panel, key=lambda cell: cell.rate))
+    parts += _legend(bottom, names_of(cells))
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(left: int, share: float, cells: Sequence[Cell]) -> list[str]:
+def _panel(left: int, down: int, title: str, cells: Sequence[Cell]) -> list[str]:
     right = left + PANEL
     parts = [
-        f'<text x="{left + PANEL / 2}" y="24" text-anchor="middle" font-size="14">{share:.0%} of sends fail</text>'
+        f'<g transform="translate(0 {down})">',
+        f'<text x="{left + PANEL / 2}" y="24" text-anchor="middle" font-size="14">{title}</text>',
     ]
     for seconds in TICKS_S:
         y = _y(seconds)
@@ -50,7 +61,7 @@ def _panel(left: int, share: float, cells: Sequence[Cell]) -> list[str]:
         parts.append(f'<text x="{x:.0f}" y="{TOP + HEIGHT + 18}" text-anchor="middle">{label}</text>')
     for index, name in enumerate(names_of(cells)):
         parts += _series(index, name, places, cells)
-    return parts
+    return [*parts, "</g>"]
 
 
 def _series(index: int, name: str, places: Sequence[float], cells: Sequence[Cell]) -> list[str]:
@@ -65,15 +76,15 @@ def _series(index: int, name: str, places: Sequence[float], cells: Sequence[Cell
     return parts
 
 
-def _legend(names: Sequence[str]) -> list[str]:
+def _legend(bottom: int, names: Sequence[str]) -> list[str]:
     parts = []
     for index, name in enumerate(names):
-        y = TOP + HEIGHT + 44 + 16 * index
+        y = bottom + 44 + 16 * index
         colour = COLOURS[index % len(COLOURS)]
         parts.append(f'<circle cx="{LEFT + 6}" cy="{y - 4}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{LEFT + 18}" y="{y}">{escape(name)}</text>')
     words = "Dot: median. Line: to the 90th percentile. Never: not within ten minutes."
-    parts.append(f'<text x="{LEFT + 330}" y="{TOP + HEIGHT + 44}" fill="#566573">{words}</text>')
+    parts.append(f'<text x="{LEFT + 330}" y="{bottom + 44}" fill="#566573">{words}</text>')
     return parts
 
 

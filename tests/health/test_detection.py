@@ -13,6 +13,7 @@ SEEDS = 200
     ("kind", "probes", "median_s"),
     [
         ("refused", "same", 4.0),
+        ("refused", "ok", 4.0),
         ("hang", "same", 8.0),
         ("hang", "ok", 8.0),
         ("half", "same", 12.0),
