@@ -32,12 +32,12 @@ test-bundled: $(VENV)/installed-dev  ## run what speaks to Redis on the server i
 	  $(BIN)/python -m pytest tests/router/store tests/router/test_reception.py tests/health tests/scenarios $(TESTS)
 
 CLUSTERED := tests/router/store tests/router/test_backup.py tests/router/test_reception.py tests/scenarios
-OF_THE_WHEEL = $(if $(BUNDLED),TEST_REDIS_SERVER=$(WHEEL_SERVER))
-test-cluster: $(VENV)/installed-dev  ## run the stories on a three-node Redis Cluster, customers spread over three shards; BUNDLED=1: the wheel's server
-	$(OF_THE_WHEEL) TEST_REDIS_TOPOLOGY=cluster TEST_SHARDS=3 $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+STORE = $(if $(BUNDLED),TEST_REDIS_SERVER=$(WHEEL_SERVER)) $(if $(SECURED),TEST_REDIS_SECURED=1)
+test-cluster: $(VENV)/installed-dev  ## run the stories on a three-node Redis Cluster, customers spread over three shards; BUNDLED=1: the wheel's server; SECURED=1: TLS and a login
+	$(STORE) TEST_REDIS_TOPOLOGY=cluster TEST_SHARDS=3 $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
 
-test-sentinel: $(VENV)/installed-dev  ## run the stories on a primary that three sentinels watch; BUNDLED=1: the wheel's server
-	$(OF_THE_WHEEL) TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+test-sentinel: $(VENV)/installed-dev  ## run the stories on a primary that three sentinels watch; BUNDLED=1, SECURED=1 as above
+	$(STORE) TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
 
 FROM ?= 63bc20c
 test-upgrade: $(VENV)/installed-dev  ## run a rolling upgrade under load, from the version FROM (a commit) and back

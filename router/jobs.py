@@ -287,14 +287,30 @@ app.conf.beat_schedule = {
 }
 
 
-def in_celerys_words(broker_url: str) -> tuple[str, dict[str, str]]:
-    """A broker's URL as Celery wants it, and what it wants to be told beside it: it names sentinels one by one."""
-    address = read_address(broker_url) if "+sentinel" in broker_url.partition("://")[0] else None
+def in_celerys_words(broker_url: str) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """A broker's URL as Celery wants it, what its transport wants to be told beside it, and its TLS; None: no TLS.
+
+    It names sentinels one by one. Told nothing of TLS but `rediss`, it would believe any certificate.
+    """
+    scheme = broker_url.partition("://")[0]
+    address = read_address(broker_url) if "+sentinel" in scheme else None
     if address is None:
-        return broker_url, {}
-    login = f":{quote(address.password, safe='')}@" if address.password else ""
+        return broker_url, {}, {"ssl_cert_reqs": "required"} if scheme == "rediss" else None
+    login = ""
+    if address.password:
+        login = f"{quote(address.username or '', safe='')}:{quote(address.password, safe='')}@"
     urls = [f"sentinel://{login}{host}:{port}/{address.database}" for host, port in address.places]
-    return ";".join(urls), {"master_name": address.service}
+    options: dict[str, Any] = {"master_name": address.service}
+    if not address.tls:
+        return ";".join(urls), options, None
+    return (
+        ";".join(urls),
+        options | {"sentinel_kwargs": address.tls_facts},
+        {
+            "ssl_cert_reqs": "required",
+            **address.tls_options,
+        },
+    )
 
 
 def run_clockwork(settings: Settings) -> None:
@@ -307,7 +323,9 @@ def run_clockwork(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         raise ValueError("run_clockwork needs settings.redis_url; `up` starts a Redis and sets it")
-    app.conf.broker_url, more = in_celerys_words(settings.broker_url or default_broker_url(settings.redis_url))
+    broker_url = settings.broker_url or default_broker_url(settings.redis_url)
+    app.conf.broker_url, more, tls = in_celerys_words(broker_url)
+    app.conf.broker_use_ssl = tls
     app.conf.broker_transport_options = app.conf.broker_transport_options | more
     app.set_current()
     _process.settings = settings

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -30,7 +30,7 @@ from router.settings_tables import (
     StrangersSettings,
     WebSettings,
 )
-from router.store.connecting import read_address
+from router.store.connecting import check_tls_files, read_address
 
 SETTINGS_FILE = "throughline.toml"
 SETTINGS_VARIABLE = "THROUGHLINE_SETTINGS"
@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     def _names_a_store(cls, url: str | None) -> str | None:
         if url:
             read_address(url)
+            check_tls_files(url)
         return url or None
 
     @field_validator("broker_url")
@@ -142,6 +143,7 @@ class Settings(BaseSettings):
             read_address(url)
         elif url and scheme not in {"redis", "rediss", "redis+socket", "amqp", "amqps"}:
             raise ValueError("must begin with redis://, rediss://, redis+socket://, redis+sentinel:// or amqp://")
+        check_tls_files(url or "")
         return url or None
 
     @field_validator("archive_url")
@@ -320,8 +322,9 @@ def default_broker_url(redis_url: str) -> str:
     """Database 1 of the given Redis, in the words Celery uses for it."""
     parts = urlsplit(redis_url)
     if parts.scheme == "unix":
-        password = f":{parts.password}@" if parts.password else ""
-        return f"redis+socket://{password}{parts.path}?virtual_host=1"
+        password = parts.password or quote(parse_qs(parts.query).get("password", [""])[-1], safe="")
+        login = f"{parts.username or ''}:{password}@" if password else ""
+        return f"redis+socket://{login}{parts.path}?virtual_host=1"
     if "+sentinel" in parts.scheme:
         return parts._replace(path=f"/{parts.path.strip('/').partition('/')[0]}/1").geturl()
     query = "&".join(f"{key}={values[-1]}" for key, values in parse_qs(parts.query).items() if key != "db")

@@ -1,6 +1,7 @@
 """Redis as it is run on more than one machine, made of real servers on loopback: a Cluster, and Sentinel."""
 
 import contextlib
+import hashlib
 import random
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
@@ -31,6 +33,63 @@ def free_port() -> int:
     raise RuntimeError("no free port in a hundred tries")
 
 
+@dataclass(frozen=True, slots=True)
+class Security:
+    """TLS with an authority of its own, and the login that deploy/redis names. The plain port is for the test alone."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+    logins: Path
+    user: str = "throughline"
+    password: str = "p@ss/w:rd"
+
+    @property
+    def login(self) -> str:
+        """As a URL writes it."""
+        return f"{self.user}:{quote(self.password, safe='')}@"
+
+    @property
+    def query(self) -> str:
+        """What a URL says of TLS."""
+        return f"?ssl_ca_certs={self.authority}"
+
+    def arguments(self, port: int, *, login: bool = True) -> tuple[str, ...]:
+        """A server's. Sentinels and other servers of the same make are spoken to over TLS, too."""
+        files = ("--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.key),
+                 "--tls-ca-cert-file", str(self.authority), "--tls-auth-clients", "no")  # fmt: skip
+        return ("--tls-port", str(port), *files, "--tls-replication", "yes",
+                *(("--aclfile", str(self.logins)) if login else ()))  # fmt: skip
+
+
+def make_security(folder: Path, openssl: str = "openssl") -> Security:
+    """A certificate for this machine by an authority that nobody else trusts, and the documented login's file."""
+    one = Security(folder / "authority.pem", folder / "server.pem", folder / "server.key", folder / "logins.acl")
+    signing = folder / "authority.key"
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    names = folder / "names"
+    names.write_text("subjectAltName=IP:127.0.0.1\n")
+    request = folder / "server.csr"
+    for command in (
+        ["req", "-x509", *new, "-days", "2", "-subj", "/CN=tests", "-keyout", signing, "-out", one.authority],
+        ["req", *new, "-subj", "/CN=127.0.0.1", "-keyout", one.key, "-out", request],
+        ["x509", "-req", "-in", request, "-CA", one.authority, "-CAkey", signing, "-CAcreateserial", "-days", "2",
+         "-extfile", names, "-out", one.certificate],
+    ):  # fmt: skip
+        subprocess.run([openssl, *map(str, command)], check=True, capture_output=True)
+    digest = hashlib.sha256(one.password.encode()).hexdigest()
+    documented = (Path(__file__).parents[1] / "deploy" / "redis" / "throughline.acl").read_text()
+    lines = [line for line in documented.splitlines() if line.startswith("user ")]
+    one.logins.write_text("user default on nopass ~* &* +@all\n" + "\n".join(lines).replace("SHA256", digest) + "\n")
+    return one
+
+
+def speaks_tls(binary: Path) -> bool:
+    """Whether a server was built with it."""
+    said = subprocess.run([str(binary), "--tls-port", "-1"], capture_output=True, text=True, check=False, timeout=10)
+    return "argument" in said.stdout + said.stderr and "Bad directive" not in said.stdout + said.stderr
+
+
 @dataclass
 class Server:
     """One redis-server, or one sentinel, in a folder of its own."""
@@ -40,12 +99,19 @@ class Server:
     arguments: tuple[str, ...] = ()
     config: str = ""
     port: int = field(default_factory=free_port)
+    security: Security | None = None
+    tls_port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def client(self) -> "redis.Redis":
         """A plain client of this server alone."""
         return redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True, protocol=2, socket_timeout=5)
+
+    @property
+    def place(self) -> int:
+        """The port by which others know it."""
+        return self.tls_port if self.security else self.port
 
     @property
     def pid(self) -> int:
@@ -64,6 +130,8 @@ class Server:
             "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--daemonize", "no",
             "--logfile", str(self.folder / "server.log"), *self.arguments,
         ]  # fmt: skip
+        if self.security is not None:
+            command += self.security.arguments(self.tls_port, login="--sentinel" not in self.arguments)
         self.process = subprocess.Popen(command)
         until(self._answers, f"{command} answers")
 
@@ -88,6 +156,45 @@ def until(look: Callable[[], object], what: str, within_s: float = READY_WITHIN_
         time.sleep(0.05)
 
 
+def _url(kind: str, servers: list[Server], path: str = "") -> str:
+    """As the settings name them."""
+    hosts, security = ",".join(f"127.0.0.1:{one.place}" for one in servers), servers[0].security
+    if security is None:
+        return f"redis+{kind}://{hosts}{path}"
+    return f"rediss+{kind}://{security.login}{hosts}{path}{security.query}"
+
+
+@dataclass
+class Single:
+    """One server."""
+
+    server: Server
+
+    @property
+    def url(self) -> str:
+        """As the settings name it."""
+        security = self.server.security
+        assert security is not None
+        return f"rediss://{security.login}127.0.0.1:{self.server.tls_port}/0{security.query}"
+
+    @property
+    def holders(self) -> list[Server]:
+        """Who holds keys and can be written to."""
+        return [self.server]
+
+
+@contextlib.contextmanager
+def run_single(folder: Path, binary: Path | None = None, *, security: Security) -> Iterator[Single]:
+    """A server without persistence, for those who log in."""
+    more = ("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction")
+    server = Server(folder / "single", binary or find_binary(), more, security=security)
+    try:
+        server.start()
+        yield Single(server)
+    finally:
+        server.stop()
+
+
 @dataclass
 class Cluster:
     """Primaries that share the slots, and a replica of each where they have one."""
@@ -100,7 +207,12 @@ class Cluster:
     @property
     def url(self) -> str:
         """As the settings name it: two of the nodes are enough to find the others."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in self.servers[:2])
+        return _url("cluster", self.servers[:2])
+
+    @property
+    def holders(self) -> list[Server]:
+        """Who holds keys and can be written to, as it began."""
+        return self.servers
 
     def pair_of(self, slot: int) -> tuple[Server, Server]:
         """Who holds a slot now, and who would take over; as whoever of them lives knows it."""
@@ -123,16 +235,24 @@ def slots_of(server: Server) -> set[int]:
 
 @contextlib.contextmanager
 def run_cluster(
-    folder: Path, binary: Path | None = None, *, nodes: int = 3, replicated: bool = False, durable: bool = False
+    folder: Path,
+    binary: Path | None = None,
+    *,
+    nodes: int = 3,
+    replicated: bool = False,
+    durable: bool = False,
+    security: Security | None = None,
 ) -> Iterator[Cluster]:
     """A Cluster; `replicated`: each primary with one replica that is promoted for it, in step."""
     keep = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
     more = ("--save", "", *keep, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
             "--cluster-require-full-coverage", "no", "--maxmemory-policy", "noeviction",
-            "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")  # fmt: skip
+            "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
+            *(("--tls-cluster", "yes") if security else ()))  # fmt: skip
     kind = binary or find_binary()
-    servers = [Server(folder / f"node{n}", kind, more) for n in range(nodes)]
-    replicas = [Server(folder / f"replica{n}", kind, more) for n in range(nodes if replicated else 0)]
+    servers = [Server(folder / f"node{n}", kind, more, security=security) for n in range(nodes)]
+    count = nodes if replicated else 0
+    replicas = [Server(folder / f"replica{n}", kind, more, security=security) for n in range(count)]
     everybody = [*servers, *replicas]
     try:
         for number, server in enumerate(everybody):
@@ -143,7 +263,7 @@ def run_cluster(
                     client.execute_command("CLUSTER ADDSLOTS", *mine)
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 if number:
-                    client.execute_command("CLUSTER MEET", "127.0.0.1", servers[0].port)
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", servers[0].place)
         until(lambda: all(_is_whole(one, nodes) for one in everybody), "the cluster is whole")
         for primary, replica in zip(servers, replicas, strict=False):
             _follow(replica, primary)
@@ -188,10 +308,15 @@ class Watched:
     @property
     def url(self) -> str:
         """As the settings name it."""
-        return "redis+sentinel://" + ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels) + f"/{SERVICE}/0"
+        return _url("sentinel", self.sentinels, f"/{SERVICE}/0")
+
+    @property
+    def holders(self) -> list[Server]:
+        """Who holds keys and can be written to, as it began."""
+        return [self.primary]
 
     def named(self) -> int:
-        """The port of the primary, as a sentinel knows it."""
+        """The place of the primary, as a sentinel knows it."""
         with self.sentinels[0].client as client:
             found = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return int(found[1])
@@ -213,21 +338,29 @@ def behind(primary: Server, replica: Server) -> int:
 
 @contextlib.contextmanager
 def run_watched(
-    folder: Path, binary: Path | None = None, *, sentinels: int = 3, durable: bool = False
+    folder: Path,
+    binary: Path | None = None,
+    *,
+    sentinels: int = 3,
+    durable: bool = False,
+    security: Security | None = None,
 ) -> Iterator[Watched]:
     """A primary and a replica in step, watched by sentinels that know each other."""
     kind = binary or find_binary()
     keep = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
     more = ("--save", "", *keep, "--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0",
             "--repl-ping-replica-period", "1")  # fmt: skip
-    primary = Server(folder / "primary", kind, more)
-    replica = Server(folder / "replica", kind, (*more, "--replicaof", "127.0.0.1", str(primary.port)))
+    primary = Server(folder / "primary", kind, more, security=security)
+    follow = (*more, "--replicaof", "127.0.0.1", str(primary.place))
+    replica = Server(folder / "replica", kind, follow, security=security)
     config = (
-        f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {sentinels // 2 + 1}\n"
+        f"sentinel monitor {SERVICE} 127.0.0.1 {primary.place} {sentinels // 2 + 1}\n"
         f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
         f"sentinel failover-timeout {SERVICE} 6000\n"
     )
-    watchers = [Server(folder / f"sentinel{n}", kind, ("--sentinel",), config) for n in range(sentinels)]
+    watchers = [
+        Server(folder / f"sentinel{n}", kind, ("--sentinel",), config, security=security) for n in range(sentinels)
+    ]
     try:
         primary.start()
         replica.start()

@@ -43,6 +43,18 @@ if TYPE_CHECKING:
 PROBE_WITHIN_S = 15.0
 DISK_FREE_MIN_BYTES = 1_000_000_000
 REDIS_VERSION_MIN = (6, 2)
+REDIS_REMEDIES = (
+    ("address mismatch", "Its certificate does not name that address: write its name, or ?ssl_check_hostname=false"),
+    ("Hostname mismatch", "Its certificate is for another name: write that one, or ?ssl_check_hostname=false"),
+    ("CERTIFICATE_VERIFY_FAILED", "Name the authority that signed it in redis_url: ?ssl_ca_certs=/path/authority.pem"),
+    ("SSL", "It does not speak TLS there: correct the port, or write redis instead of rediss"),
+    ("reset by peer", "It may speak TLS only: then write rediss instead of redis; else look at its log"),
+    ("closed by server", "It may speak TLS only: then write rediss instead of redis; else look at its log"),
+    ("username-password", "Correct user and password in redis_url"),
+    ("Authentication required", "Put its user and password into redis_url"),
+    ("permission", "Give that user what deploy/redis/throughline.acl lists"),
+)  # fmt: skip
+"""What a server that cannot be used says, and what to do; the first that fits."""
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -194,11 +206,19 @@ def check_redis(url: str) -> Iterator[Finding]:
     """Does it answer, is it new enough, and does it keep what it acknowledged?"""
     shown = without_password(url)
     if fault := ping(url):
-        yield Finding("redis", f"{shown} does not answer: {fault}", True, "Start it, or correct redis_url")
+        yield Finding("redis", f"{shown} does not answer: {fault}", True, _remedy_for(fault))
         return
     with open_primaries(url, timeout_s=ANSWER_WITHIN_S) as servers:
         for number, server in enumerate(servers, 1):
             yield from _check_server(server, f"{shown}{f', part {number}' if len(servers) > 1 else ''}")
+
+
+def _remedy_for(fault: str) -> str:
+    """What most likely helps, by what the server or our side of TLS said."""
+    for sign, remedy in REDIS_REMEDIES:
+        if sign in fault:
+            return remedy
+    return "Start it, or correct redis_url"
 
 
 def _check_server(server: "redis.Redis", shown: str) -> Iterator[Finding]:

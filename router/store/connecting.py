@@ -1,10 +1,11 @@
 """One Redis, a primary that Sentinel names, or a Cluster: told apart by their URL, and clients for each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 import redis
 import redis.asyncio
@@ -21,8 +22,13 @@ SENTINEL_PORT = 26_379
 REDIS_PORT = 6_379
 FORMS = (
     "redis://host:port/0, unix:///path, redis+cluster://host:port,host:port or "
-    "redis+sentinel://host:port,host:port/name-of-the-primary/0 (rediss for TLS)"
+    "redis+sentinel://host:port,host:port/name-of-the-primary/0 (rediss for TLS, then also ?ssl_ca_certs=/path)"
 )
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""What a `rediss` URL may name: the authorities to trust instead of the system's, and a certificate of ours."""
+TLS_CHECK_NAME = "ssl_check_hostname"
+SECRET_QUERY = frozenset({"password", "ssl_password"})
+"""What else of a URL is a secret: redis-py takes them there, too."""
 Place = tuple[str, int]
 
 
@@ -38,11 +44,17 @@ class Address:
     service: str = ""
     """Sentinel's name of the primary."""
     database: int = 0
+    tls_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What every connection to a store there is made with."""
-        return {"username": self.username, "password": self.password} | ({"ssl": True} if self.tls else {})
+        return {"username": self.username, "password": self.password} | self.tls_facts
+
+    @property
+    def tls_facts(self) -> dict[str, Any]:
+        """What of it the sentinels are asked with, too."""
+        return {"ssl": True, **self.tls_options} if self.tls else {}
 
 
 def read_address(url: str) -> Address | None:
@@ -65,7 +77,8 @@ def read_address(url: str) -> Address | None:
         raise ValueError("a Redis Cluster has one database, and its URL no path")
     if kind == "sentinel" and not service:
         raise ValueError("must name the primary after the sentinels: redis+sentinel://host:port/name-of-the-primary")
-    if (database and not database.isdecimal()) or parse_qs(parts.query):
+    options = _read_tls_options(parts.query)
+    if (database and not database.isdecimal()) or (options and scheme == "redis"):
         raise ValueError(f"must look like {FORMS}")
     return Address(
         kind="cluster" if kind == "cluster" else "sentinel",
@@ -75,7 +88,30 @@ def read_address(url: str) -> Address | None:
         password=unquote(password) or None,
         service=service if kind == "sentinel" else "",
         database=int(database or 0),
+        tls_options=options,
     )
+
+
+def _read_tls_options(query: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name == TLS_CHECK_NAME and value.lower() in {"true", "false"}:
+            options[name] = value.lower() == "true"
+        elif name in TLS_FILES and value:
+            options[name] = value
+        else:
+            raise ValueError(f"must look like {FORMS}")
+    return options
+
+
+def check_tls_files(url: str) -> None:
+    """That every file which a URL names can be read. Raises ValueError: one cannot; the text names its parameter."""
+    for name, value in parse_qsl(urlsplit(url).query):
+        if name in TLS_FILES:
+            try:
+                Path(value).read_bytes()
+            except OSError as error:
+                raise ValueError(f"names an {name} that cannot be read: {error.strerror}") from error
 
 
 def connect(url: str) -> "redis.asyncio.Redis":
@@ -120,7 +156,12 @@ def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator
     Answers are bytes. Raises `redis.RedisError`: nobody there answers.
     """
     address = read_address(url)
-    facts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
+    facts: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+        "retry": RetryNow(NoBackoff(), 0),
+    }
     if address is None:
         with closing(redis.Redis.from_url(url, **facts)) as client:
             yield [client]
@@ -130,12 +171,14 @@ def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator
         many: Any = redis.sentinel.Sentinel
         sentinels = many(list(address.places), sentinel_kwargs=_of_sentinels(facts))
         try:
+            _check_named(sentinels, address)
             with closing(sentinels.master_for(address.service, db=address.database, **facts)) as client:
                 yield [client]
         finally:
             for sentinel in sentinels.sentinels:
                 sentinel.close()
         return
+    facts.pop("retry")  # it is given one there
     with closing(open_cluster(address, **facts)) as cluster:
         found = sorted(cluster.get_primaries(), key=lambda node: str(node.name))
         yield [cluster.get_redis_connection(node) for node in found]
@@ -168,19 +211,45 @@ def open_cluster(address: Address, **facts: Any) -> Any:
     """A plain client of a Cluster, untyped in redis-py. Raises `redis.RedisError`: nobody there answers."""
     node: Any = redis.cluster.ClusterNode
     nodes = [node(host, port) for host, port in address.places]
-    return redis.cluster.RedisCluster(startup_nodes=nodes, retry=RetryNow(NoBackoff(), 0), **facts)
+    try:
+        return redis.cluster.RedisCluster(startup_nodes=nodes, retry=RetryNow(NoBackoff(), 0), **facts)
+    except redis.exceptions.RedisClusterException as error:  # no kin of RedisError
+        raise redis.ConnectionError(str(error)) from error
+
+
+def _check_named(sentinels: Any, address: Address) -> None:
+    """That one of the sentinels names a primary; redis-py tells only that none does, and not why.
+
+    Raises:
+        redis.RedisError: none does; the text says what one of them answered.
+    """
+    try:
+        sentinels.discover_master(address.service)
+    except redis.sentinel.MasterNotFoundError as error:
+        words = "they know no primary of that name that is up"
+        for sentinel in sentinels.sentinels:
+            try:
+                sentinel.ping()
+            except redis.RedisError as fault:
+                words = str(fault)
+        raise redis.ConnectionError(f"no sentinel names the primary {address.service}: {words}") from error
 
 
 def without_password(url: str) -> str:
     """A URL that may be shown."""
     parts = urlsplit(url)
-    identity, _, hosts = parts.netloc.rpartition("@")
-    return parts._replace(netloc=hosts).geturl() if identity else url
+    rows = parse_qsl(parts.query, keep_blank_values=True)
+    query = urlencode([(name, value) for name, value in rows if name not in SECRET_QUERY], safe="/:")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{f'?{query}' if query else ''}"
 
 
 def _of_sentinels(facts: dict[str, Any]) -> dict[str, Any]:
-    """Sentinels have no login of the store's; what bounds a connection bounds theirs."""
-    return {name: value for name, value in facts.items() if name.startswith("socket_") or name in {"ssl", "protocol"}}
+    """Sentinels have no login of the store's; what bounds a connection, and the tries at it, bounds theirs."""
+    return {
+        name: value
+        for name, value in facts.items()
+        if name.startswith(("socket_", "ssl")) or name in {"protocol", "retry"}
+    }
 
 
 def _read_place(text: str, default: int) -> Place:

@@ -29,9 +29,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.store.cluster import SCRIPTED, ClusterMap, Pool
-from router.store.connecting import SOCKET_TIMEOUT_S, disconnect
+from router.store.connecting import SOCKET_TIMEOUT_S, TLS_CHECK_NAME, TLS_FILES, disconnect
 
 BATCH_MAX = 500
+WORDS_MAX = 300
+"""Of what redis-py says of a fault: of sentinels it lists every parameter of every connection."""
 DOUBTS_MAX = 5
 """How often one lease looks whether its shard is whole, where connections are made anew meanwhile."""
 REDIRECTS_MAX = 5
@@ -40,7 +42,7 @@ REPLICATED_WITHIN_MS = 1000
 """How long a write may take to reach the replicas that `redis_replicas` asks for."""
 CONNECTING = frozenset(
     {"username", "password", "decode_responses", "protocol", "socket_timeout", "socket_connect_timeout", "retry",
-     "health_check_interval"}
+     "health_check_interval", TLS_CHECK_NAME, *TLS_FILES}
 )  # fmt: skip
 PASSING = (OutOfMemoryError, ReadOnlyError, TryAgainError, ClusterDownError)
 """redis-py takes the words of these off the text."""
@@ -250,7 +252,7 @@ class Pipelined:
             try:
                 parts.setdefault(await self._cluster.pool_of(command), []).append((command, future))
             except RedisConnectionError as error:
-                _fail([(command, future)], StoreUnavailable(f"Redis did not answer: {error}"))
+                _fail([(command, future)], StoreUnavailable(f"Redis did not answer: {str(error)[:WORDS_MAX]}"))
         await asyncio.gather(*(self._send_to(pool, part) for pool, part in parts.items()))
 
     async def _send_to(self, pool: Any, batch: list[_Call]) -> None:
@@ -260,7 +262,7 @@ class Pipelined:
             self.doubt_all()
             if self._cluster is not None:
                 self._cluster.forget(pool)
-            _fail(batch, StoreUnavailable(f"Redis did not answer: {error}"))
+            _fail(batch, StoreUnavailable(f"Redis did not answer: {str(error)[:WORDS_MAX]}"))
             return
         except (DataError, UnicodeEncodeError) as error:
             # Nothing was sent: the others go without what cannot be written.
@@ -277,7 +279,7 @@ class Pipelined:
             if isinstance(answer, AskError):
                 answer = await self._follow(command, answer)  # noqa: PLW2901 - what the right node says, instead
             if isinstance(answer, (RedisConnectionError, RedisTimeoutError)) or _passes(answer):
-                _fail([(command, future)], StoreUnavailable(f"Redis did not answer: {answer}"))
+                _fail([(command, future)], StoreUnavailable(f"Redis did not answer: {str(answer)[:WORDS_MAX]}"))
             elif isinstance(answer, Exception):
                 _fail([(command, future)], answer)
             elif not future.done():
@@ -327,7 +329,8 @@ class Pipelined:
     async def _round_trip(self, pool: Any, commands: Sequence[_Command]) -> list[Any]:
         """What a pipeline of redis-py does, at a third of its cost: packed in C, and one timeout for all answers."""
         packed = [_pack(one) for one in commands]
-        connection: AbstractConnection = await pool.get_connection()
+        async with asyncio.timeout(SOCKET_TIMEOUT_S):  # several sentinels are asked in turn
+            connection: AbstractConnection = await pool.get_connection()
         # Made anew just now, it may lead to a Redis that is older, and nothing is leased there before that is known.
         held = {number for number, one in enumerate(commands) if self._is_doubted(one)} if self._doubted else ()
         try:
