@@ -40,7 +40,6 @@ DOUBT_PAUSE_S = 5.0
 ENDING_S = 10.0
 """From being told to stop: longer than a send of the fast channels takes. What takes longer is in doubt when its lease
 has run out."""
-ENDING_LOOK_S = 0.02
 SETTLE_TRIES = 40
 """With a growing pause, some 60 s: past the lease, when the attempt has become `unknown` by itself."""
 
@@ -131,7 +130,8 @@ class Sender:
             async with asyncio.timeout(ENDING_S):
                 await asyncio.wait({feeder})
                 while self._idle < 2 * self.in_flight:
-                    await asyncio.sleep(ENDING_LOOK_S)
+                    self.bell.clear()
+                    await self.bell.wait()
         except TimeoutError:
             log.warning("sender.cut_off", endpoint=self.endpoint, under_way=2 * self.in_flight - self._idle)
 
@@ -203,8 +203,8 @@ class Sender:
                 self._ring()
 
     def _ring(self) -> None:
-        """Something may begin again: look for it, if there was more than could begin."""
-        if self._more:
+        """Something may begin again: look for it, if there was more than could begin. Or this was the last to end."""
+        if self._more or self._stopping:
             self.bell.set()
 
     async def _work_on(self, leased: Leased, begun: float) -> None:
