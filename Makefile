@@ -6,6 +6,7 @@ TESTS ?= -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 SEED ?= 0
+PROCESSES ?= 2
 .PHONY: help run demo drill doctor test test-bundled test-cluster test-sentinel test-upgrade peers chaos simulate soak mutants fuzz bench bench-detectors check map lock clean
 
 help:  ## list what can be made
@@ -47,8 +48,8 @@ test-upgrade: $(VENV)/installed-dev  ## run a rolling upgrade under load, from t
 simulate: $(VENV)/installed-dev  ## repeat one seed of the simulation exactly: make simulate SEED=7
 	$(BIN)/python -m tests.simulation.run --seed $(SEED)
 
-soak: $(VENV)/installed-dev  ## simulate ten thousand seeds; say SEEDS=... for another number
-	$(BIN)/python -m tests.simulation.run --seeds $(or $(SEEDS),10000)
+soak: $(VENV)/installed-dev  ## simulate ten thousand seeds in two processes; say SEEDS=... or PROCESSES=... for another number
+	$(BIN)/python -m tests.simulation.run --seeds $(or $(SEEDS),10000) --processes $(PROCESSES)
 
 mutants: $(VENV)/installed-dev  ## break the protocol one guarantee at a time; the simulation must notice each within 300 seeds
 	$(BIN)/python -m tests.simulation.run --mutants --seeds 300

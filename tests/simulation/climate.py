@@ -74,6 +74,12 @@ class Climate:
     """Redis' clock steps: when, by how many ms."""
     damages: list[float] = field(default_factory=list)
     """When an index of the store is damaged."""
+    spools: bool = False
+    """Whether web and dispatchers keep on disk what Redis cannot take."""
+    disk_full: float = 0.0
+    """The share of writes to a spool that fail."""
+    torn: float = 0.0
+    """The share of these in which the process dies in the middle of a line."""
     clock_off_s: float = 0.0
     """How far a process's clock may be off."""
     no_supervisor: tuple[float, float] = (0.0, 0.0)
@@ -97,6 +103,9 @@ def draw_climate(rng: Random) -> Climate:
     if rng.random() < 0.02:
         faults_s = 3600.0
     on = {name for name in FAULTS if rng.random() < 0.45}
+    spools = rng.random() < 0.5
+    if spools and rng.random() < 0.7:
+        on.add("away")
     some = {name: rng.random() ** 2 if name in on else 0.0 for name in FAULTS}
     endpoints = [SMS, rng.choice((BACKUP, MAIL))] if rng.random() < 0.5 else [CHAT, SMS, BACKUP]
     if rng.random() < 0.25:
@@ -120,6 +129,9 @@ def draw_climate(rng: Random) -> Climate:
             bell_doubled=some["bell_doubled"],
         ),
         clock_off_s=600.0 * some["clocks_off"],
+        spools=spools,
+        disk_full=0.3 * some["disk_full"],
+        torn=rng.choice((0.0, 0.5)),
         stop_at_commit=0.1 * some["stop_at_commit"],
     )
     _draw_vendors(rng, climate, on)
@@ -131,7 +143,7 @@ def draw_climate(rng: Random) -> Climate:
 FAULTS = (
     "killed", "request_lost", "answer_lost", "slow", "bell_lost", "bell_doubled", "two_supervisors", "clocks_off",
     "stop_at_commit", "vendors", "all_down", "false_alarms", "stops", "kills", "away", "steps", "no_supervisor",
-    "forced", "console",
+    "forced", "console", "disk_full",
 )  # fmt: skip
 
 

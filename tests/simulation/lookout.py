@@ -3,10 +3,9 @@
 from typing import TYPE_CHECKING
 
 from channels.messages import Kind
-from router.core import Core
 from router.domain.conversation import Message, MessageState, Side, SideName
-from router.reading import Reading
 from router.store.codec import place_of
+from router.switchboard import Switchboard
 from tests.simulation.climate import CAPABILITIES
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class Lookout:
         """Conversations with nothing on its way when they were last looked at."""
         self._first: dict[str, str] = {}
         """By conversation: the first message that was on its way."""
+        self._in_vain: set[str] = set()
+        """Conversations whose customer cannot be reached with what is to be said first."""
         self._waiting: dict[str, tuple[int, bool, int, bool]] = {}
         """By conversation: what waited on its sides, and whether notices did."""
 
@@ -57,7 +58,7 @@ class Lookout:
         self.left = []
         for talk in self.world.talks:
             if talk.conversation_id:
-                view = await self.world.ask(lambda core: Reading(core).conversation(talk.conversation_id))  # noqa: B023 - awaited here
+                view = await self.world.request(lambda web: web.conversation(talk.conversation_id))  # noqa: B023 - awaited here
                 if self._waits(view.customer_side, view.agent_side) != self._waiting[talk.conversation_id]:
                     self._quiet.discard(talk.conversation_id)
                     self.left.append(f"{talk.conversation_id} goes on")
@@ -66,23 +67,23 @@ class Lookout:
         conversation = talk.conversation_id
         first = self._first.get(conversation)
         if first is not None:
-            message = await self.world.ask(lambda core: Reading(core).message(first))
+            message = await self.world.request(lambda web: web.message(first))
             if not self._ended(message) and not message.parked_until:
                 return [f"{conversation} {first} {message.state} {message.reason}"]
 
-        async def read(core: Core) -> tuple[list[Message], tuple[Side, Side]]:
-            reading = Reading(core)
-            view = await reading.conversation(conversation)
-            said = await reading.transcript(conversation, limit=TRANSCRIPT_MAX)
+        async def read(web: Switchboard) -> tuple[list[Message], tuple[Side, Side]]:
+            view = await web.conversation(conversation)
+            said = await web.transcript(conversation, limit=TRANSCRIPT_MAX)
             return said, (view.customer_side, view.agent_side)
 
-        messages, sides = await self.world.ask(read)
+        messages, sides = await self.world.request(read)
         self.messages |= {one.id: one for one in messages}
         self._waiting[conversation] = self._waits(*sides)
         going = [one.id for one in messages if not self._ended(one)]
         left = [
             f"{side.conversation_id}:{side.name} {one}" for side in sides for one in self._left(talk, side, messages)
         ]
+        left += self._unplaced(talk, messages)
         self._first.pop(conversation, None)
         if going and left:
             self._first[conversation] = going[0]
@@ -93,11 +94,23 @@ class Lookout:
     def _waits(one: Side, other: Side) -> tuple[int, bool, int, bool]:
         return one.queued, one.notice_due, other.queued, other.notice_due
 
+    def _unplaced(self, talk: "Talk", messages: list[Message]) -> list[str]:
+        """What a spool promised and nobody sees yet, but for what it had to refuse and keeps aside."""
+        waiting = [said for said in talk.said if said.spooled]
+        if not waiting:
+            return []
+        seen = {one.content.text for one in messages}
+        aside = self.world.aside()
+        return [f"{said.key} in a spool" for said in waiting if said.key not in seen and f'"{said.key}"' not in aside]
+
     def _left(self, talk: "Talk", side: Side, messages: list[Message]) -> list[str]:
         """What of a side is on its way, but for what waits in vain, and says so."""
         going = [one for one in messages if one.side is side.name and not self._ended(one)]
-        if side.name is SideName.CUSTOMER and self._waits_in_vain(talk, going):
-            return []
+        if side.name is SideName.CUSTOMER:
+            self._in_vain.discard(side.conversation_id)
+            if self._waits_in_vain(talk, self.messages.get(side.head), going):
+                self._in_vain.add(side.conversation_id)
+                return []
         left = [f"{one.id} {one.kind} {one.state} {one.reason}" for one in going]
         if side.queued and not going:
             left.append(f"{side.queued} in its queue")
@@ -115,13 +128,13 @@ class Lookout:
             return known is None or known.receipt_due_s is None
         return message.state in ENDED
 
-    def _waits_in_vain(self, talk: "Talk", going: list[Message]) -> bool:
-        """The first of what waits has no way, and is parked for want of one."""
-        waiting = [one for one in going if one.kind is not Kind.NOTICE]
-        if not waiting or not self.has_no_way(waiting[0], talk):
-            return False
-        return bool(waiting[0].parked_until) and all(
-            one.state in {MessageState.PARKED, MessageState.QUEUED, MessageState.UNKNOWN} for one in going
+    def _waits_in_vain(self, talk: "Talk", head: Message | None, going: list[Message]) -> bool:
+        """Its head has no way, and is parked for want of one; the others wait behind it."""
+        return (
+            head is not None
+            and bool(head.parked_until)
+            and self.has_no_way(head, talk)
+            and all(one.state in {MessageState.PARKED, MessageState.QUEUED, MessageState.UNKNOWN} for one in going)
         )
 
     def _ways(self, talk: "Talk") -> list[str]:
@@ -139,17 +152,21 @@ class Lookout:
             message.id in self.world.vendors[home].said_no for place in self._ways(talk) for home in talk.homes[place]
         )
 
-    def excuses(self, said: "Said", talk: "Talk") -> bool:
-        """It stands on a side of which the first message has no way."""
-        waiting = sorted(
-            (
-                one
-                for one in self.messages.values()
-                if one.conversation_id == said.conversation_id
-                and one.side is SideName.CUSTOMER
-                and one.kind is not Kind.NOTICE
-                and not self._ended(one)
-            ),
-            key=lambda one: one.sequence,
-        )
-        return said.to == "c" and self._waits_in_vain(talk, waiting)
+    def excuses(self, said: "Said") -> bool:
+        """It stands on a side of which the head has no way."""
+        return said.to == "c" and said.conversation_id in self._in_vain
+
+    def tell(self) -> None:
+        """Let everybody know what became of their words."""
+        by_words = {one.content.text: one for one in self.messages.values()}
+        for talk in self.world.talks:
+            for said in talk.said:
+                # What was only in a spool is found by its words: its author has no id of it, or one that was not used.
+                seen = self.messages.get(said.message_id) or (by_words.get(said.key) if said.spooled else None)
+                if seen is None:
+                    said.state = "missing"
+                    continue
+                if said.message_id and seen.id != said.message_id:
+                    self.world.renamed += 1
+                said.message_id, said.conversation_id = seen.id, seen.conversation_id
+                said.state, said.reason, said.sequence = seen.state.value, seen.reason, seen.sequence

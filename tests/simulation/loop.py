@@ -104,6 +104,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, int, _Step]] = []
         self._count = 0
         self.steps = 0
+        self.thread_s: Callable[[], float] = lambda: 0.001
+        """How long a thread takes to begin, and to be heard of."""
         self.given_up = False
         """It goes round in circles."""
         self.broken: list[str] = []
@@ -145,6 +147,31 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def _push(self, when: float, step: _Step) -> None:
         self._count += 1
         heapq.heappush(self._timers, (when, self._count, step))
+
+    def run_in_executor(self, executor: object, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """A thread of the process that asks: it does its work after a while, and is heard of after another."""
+        del executor
+        future, process = self.create_future(), PROCESS.get()
+
+        def give(error: OSError | None, result: Any) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        def run() -> None:
+            if process is not None and process.dead:
+                return
+            try:
+                result, error = work(), None
+            except OSError as raised:
+                result, error = None, raised
+            self.call_later(self.thread_s(), give, error, result)
+
+        self.call_later(self.thread_s(), run)
+        return future
 
     # What asyncio's own parts ask of a loop.
 

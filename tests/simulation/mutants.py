@@ -1,7 +1,11 @@
 """The protocol broken on purpose, one guarantee at a time: what the simulation must notice."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
+from unittest import mock
+
+from router.spool import Spool
 
 Change = tuple[str, str, str]
 """Script (prelude: all of them), what stands there, what shall."""
@@ -56,6 +60,30 @@ MUTANTS: Mapping[str, tuple[Change, ...]] = MappingProxyType(
         "repaired in words": (("reconcile", "    repair(S, words)\n    place(S)", "    repair(S, words)"),),
     }
 )
+
+
+async def _adopts_nothing(_: Spool) -> None:
+    """What a dead process left in its spool stays there."""
+
+
+PATCHES: Mapping[str, tuple[str, Callable[..., object]]] = MappingProxyType(
+    {
+        "what the dead had spooled": ("router.spool.Spool._adopt", _adopts_nothing),
+        "past what is spooled": ("router.spool.Spool.holds", lambda spool, _: spool.away),
+        "put aside and said": ("router.spool._without_aside", lambda entries: entries),
+    }
+)
+"""The same for what no script does: what is put in whose place."""
+
+
+@contextlib.contextmanager
+def broken(name: str) -> Iterator[Callable[[dict[str, str]], dict[str, str]]]:
+    """One guarantee is broken meanwhile; what is to be made of the scripts."""
+    if name in MUTANTS:
+        yield lambda sources: mutated(name, sources)
+        return
+    with mock.patch(*PATCHES[name]):
+        yield dict
 
 
 def mutated(name: str, sources: dict[str, str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ def judge(world: World) -> list[str]:
             wrong += _promise_kept(said, by_message.get(said.message_id, []), talk, world)
         for side in ("c", "a"):
             wrong += _in_order([one for one in talk.said if one.to == side], by_message, begun)
+            wrong += _behind_each_other([one for one in talk.said if one.to == side])
         wrong += _consented(talk, world)
         wrong += _nothing_late(talk, world)
     for message_id, takes in by_message.items():
@@ -35,8 +36,10 @@ def judge(world: World) -> list[str]:
 
 def _promise_kept(said: Said, takes: list[Taken], talk: Talk, world: World) -> list[str]:
     """Every acknowledged accept is delivered, or visibly ended."""
-    if said.answer in {"closed", "missing", "full"}:
+    if said.answer in {"conversation_closed", "unknown_conversation", "queue_full"}:
         return []
+    if said.spooled and said.state == "missing" and f'"{said.key}"' in world.set_aside and talk.closed:
+        return []  # its conversation was closed before Redis was back
     if not said.message_id:
         return [f"{said.key} was never answered"]
     if said.state == "missing":
@@ -54,7 +57,7 @@ def _promise_kept(said: Said, takes: list[Taken], talk: Talk, world: World) -> l
         return [] if takes else [f"{said.key} ({said.message_id}) is sent, but no vendor ever took it"]
     if said.state in VISIBLY_ENDED:
         return [] if said.reason or said.state in {"expired", "cancelled"} else [f"{said.key} ended without a reason"]
-    if said.state in {"parked", "queued", "unknown"} and world.lookout.excuses(said, talk):
+    if said.state in {"parked", "queued", "unknown"} and world.lookout.excuses(said):
         return []
     return [f"{said.key} ({said.message_id}) is {said.state} {said.reason} after everything is quiet"]
 
@@ -80,6 +83,22 @@ def _in_order(said: list[Said], by_message: dict[str, list[Taken]], begun: dict[
         if first > latest:
             latest, before = first, one
     return wrong
+
+
+def _behind_each_other(said: list[Said]) -> list[str]:
+    """What was promised before something else was asked has its place before it.
+
+    A spool gives no place: behind what it promised stands what was asked of the same process alone.
+    """
+    placed = [one for one in said if one.sequence]
+    return [
+        f"{later.key} (#{later.sequence}) was asked after {one.key} (#{one.sequence}) was promised"
+        for one in placed
+        for later in placed
+        if one.answered_at < later.asked_at
+        and one.sequence > later.sequence
+        and (not one.spooled or (one.doors == later.doors and len(one.doors) == 1 and one.where == later.where))
+    ]
 
 
 def _belated(take: Taken, begun: dict[str, Begun]) -> bool:

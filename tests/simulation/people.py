@@ -4,13 +4,17 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from channels.messages import Content, Kind
+from channels.messages import Accepted, Content, InboundMessage, Kind
 from health.report import EndpointId
-from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
+from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Conflict, Core, NotFound
 from router.domain.conversation import Agent, Binding, MessageClass, SideName
 from router.domain.ids import new_id, shard_of
+from router.edge import DRAFT, Draft, take_unplaced
 from router.store.asked import NewConversation, NewLeg, NewMessage
 from router.store.codec import place_of
+from router.switchboard import Switchboard
+from router.talk import Sent
+from tests.simulation.loop import EPOCH_S
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -24,16 +28,24 @@ class Said:
 
     key: str
     """Its natural key, and the words in it."""
+    where: str
+    """Over what it is said."""
     to: str
     """The side that is to hear it."""
     asked_at: float
     message_class: str
     expires_at: float
+    lifetime: float
     message_id: str = ""
     conversation_id: str = ""
     sequence: int = 0
     answer: str = ""
     """What the client was told; empty: nothing was promised."""
+    spooled: bool = False
+    """Some answer promised it from the disk of the process that took it."""
+    answered_at: float = float("inf")
+    doors: set[str] = field(default_factory=set)
+    """Processes that were asked."""
     cancelled: bool = False
     state: str = ""
     reason: str = ""
@@ -53,6 +65,8 @@ class Talk:
     agent: Agent | None
     conversation_id: str = ""
     said: list[Said] = field(default_factory=list)
+    closed: bool = False
+    """The agent has closed it at least once."""
     refused: dict[str, float] = field(default_factory=dict)
     """Places without consent, by since when on the virtual clock."""
 
@@ -65,8 +79,8 @@ class Talk:
         world = self.world
         await world.sleep(self.rng.uniform(0.0, ends * 0.4))
         await self.hear()
-        while world.now < ends:
-            await world.sleep(self.rng.expovariate(1 / world.climate.pause_s))
+        while (pause := self.rng.expovariate(1 / world.climate.pause_s)) < ends - world.now:
+            await world.sleep(pause)
             turn = self.rng.random()
             if turn < 0.62:
                 world.spawn(self.say())
@@ -88,36 +102,50 @@ class Talk:
         place = place_of(binding)
         endpoint = self.rng.choice(self.homes[place])
         said = self._note("a", endpoint, "normal", 0.0)
+        event = InboundMessage(endpoint, said.key, binding.address, said.key, self.world.unix)
         redelivered = 2 if self.rng.random() < 0.15 else 1
         for _ in range(redelivered):
-            self.world.spawn(self._deliver(said, endpoint, place))
+            self.world.spawn(self._deliver(said, event))
         if not self.conversation_id:
-            await self.world.wait_for(lambda: bool(self.conversation_id))
+            await self._find_conversation()
 
-    async def _deliver(self, said: Said, endpoint: EndpointId, place: str) -> None:
-        def request(core: Core) -> object:
-            message = NewMessage(
-                self._new_id("m", core), SideName.AGENT, Kind.MESSAGE, self.customer_id, "Ann",
-                Content(said.key), MessageClass.NORMAL, 0, endpoint,
-            )  # fmt: skip
-            agent = (
-                NewLeg(self.agent.id, self.homes_of_agent()[0], place_of(self.agent.bindings[0]))
-                if self.agent is not None
-                else NewLeg("", CONSOLE_ENDPOINT, CONSOLE_PLACE)
-            )
-            create = NewConversation(
-                self.customer_id, self.reference, "Order", "en", MessageClass.NORMAL, 5, "",
-                NewLeg(self.customer_id, endpoint, place), agent, assignee=agent.owner,
-            )  # fmt: skip
-            identity = self.conversation_id or self._new_id("v", core)
-            return core.store.accept(
-                identity, message, natural_key=f"{endpoint}:{said.key}", said_hash=said.key, create=create, reopen=True,
-                pin=(endpoint, place),
-            )  # fmt: skip
+    async def _deliver(self, said: Said, event: InboundMessage) -> None:
+        accepted = await self.world.request(lambda web: web.accept(event), said.doors)
+        self._promised(said, accepted.message_id, accepted.conversation_id, spooled=not accepted.message_id)
 
-        answer = await self.world.request(request)
-        self._promised(said, answer)
-        self.conversation_id = said.conversation_id
+    async def _find_conversation(self) -> None:
+        """What was only spooled has no conversation yet: the agent looks for it in the list."""
+        while not self.conversation_id:
+            found = await self.world.request(lambda web: web.conversations(customer_id=self.customer_id))
+            if found.items:
+                self.conversation_id = found.items[0].conversation.id
+            else:
+                await self.world.sleep(3.0)
+
+    async def take(self, core: Core, event: InboundMessage) -> Accepted:
+        """Have Redis take what the customer said."""
+        place = next(place_of(one) for one in self.bindings if one.address == event.sender)
+        message = NewMessage(
+            self._new_id("m", core), SideName.AGENT, Kind.MESSAGE, self.customer_id, "Ann", Content(event.text),
+            MessageClass.NORMAL, 0, event.endpoint,
+        )  # fmt: skip
+        agent = (
+            NewLeg(self.agent.id, self.homes_of_agent()[0], place_of(self.agent.bindings[0]))
+            if self.agent is not None
+            else NewLeg("", CONSOLE_ENDPOINT, CONSOLE_PLACE)
+        )
+        create = NewConversation(
+            self.customer_id, self.reference, "Order", "en", MessageClass.NORMAL, 5, "",
+            NewLeg(self.customer_id, event.endpoint, place), agent, assignee=agent.owner,
+        )  # fmt: skip
+        answer = await core.store.accept(
+            self.conversation_id or self._new_id("v", core), message, natural_key=f"{event.endpoint}:{event.vendor_id}",
+            said_hash=event.text, create=create, reopen=True, pin=(event.endpoint, place),
+        )  # fmt: skip
+        if answer.verdict not in {"new", "duplicate"}:
+            self.world.wrong.append(f"{event.text}, said by a customer, was answered {answer.verdict}")
+        self.conversation_id = answer.conversation_id
+        return Accepted(answer.conversation_id, answer.message_id, duplicate=answer.verdict == "duplicate")
 
     def homes_of_agent(self) -> list[EndpointId]:
         """Where the agent's first address is served."""
@@ -132,16 +160,28 @@ class Talk:
             self.world.spawn(self._post(said))
 
     async def _post(self, said: Said) -> None:
-        def request(core: Core) -> object:
-            message = NewMessage(
-                self._new_id("m", core), SideName.CUSTOMER, Kind.MESSAGE, "a0-bob", "Bob",
-                Content(said.key), MessageClass(said.message_class), said.expires_at, EndpointId(""),
-            )  # fmt: skip
-            return core.store.accept(
-                self.conversation_id, message, natural_key=f"api:{said.key}", said_hash=said.key
-            )  # fmt: skip
+        conversation_id = self.conversation_id
 
-        self._promised(said, await self.world.request(request))
+        async def post(web: Switchboard) -> Sent | tuple[str, str]:
+            draft = Draft(
+                conversation_id, self._new_id("m", web.core), Content(said.key), "a0-bob", "Bob", f"api:{said.key}",
+                MessageClass(said.message_class), EPOCH_S + said.asked_at, said.lifetime, SideName.CUSTOMER,
+            )  # fmt: skip
+            if web.core.spool is None:
+                return await web.put(draft)
+            return await take_unplaced(web.core.spool, DRAFT, draft, web.put)
+
+        try:
+            sent = await self.world.request(post, said.doors)
+        except (Conflict, NotFound) as error:
+            said.answer = said.answer or error.reason
+            if error.reason == "key_reused":
+                self.world.wrong.append(f"{said.key}: its key is said to belong to other words")
+            return
+        if isinstance(sent, Sent):
+            self._promised(said, sent.message_id, sent.conversation_id)
+        else:
+            self._promised(said, sent[1], sent[0], spooled=True)
 
     async def withdraw(self) -> None:
         """STOP on one address."""
@@ -149,9 +189,8 @@ class Talk:
         if len(ours) < 2 or self.world.rng.random() < 0.5:
             return
         binding = self.rng.choice(ours)
-        await self.world.request(
-            lambda core: core.people.set_binding(self.customer_id, replace(binding, consent=False))
-        )
+        withdrawn = replace(binding, consent=False)
+        await self.world.request(lambda web: web.core.people.set_binding(self.customer_id, withdrawn))
         self.refused.setdefault(place_of(binding), self.world.now)
 
     async def cancel(self) -> None:
@@ -159,13 +198,14 @@ class Talk:
         mine = [one for one in self.said if one.to == "c" and one.message_id and not one.cancelled]
         if mine:
             last = mine[-1]
-            answer = await self.world.request(lambda core: core.store.cancel(last.message_id, "cancelled"))
+            answer = await self.world.request(lambda web: web.core.store.cancel(last.message_id, "cancelled"))
             last.cancelled = last.cancelled or answer == "ok"
 
     async def close(self) -> None:
         """The agent thinks that this is over."""
         if self.rng.random() < 0.3:
-            await self.world.request(lambda core: core.store.close(self.conversation_id))
+            self.closed = True
+            await self.world.request(lambda web: web.core.store.close(self.conversation_id))
 
     def _new_id(self, kind: str, core: Core) -> str:
         return new_id(kind, shard_of(self.customer_id), int(core.clock.now() * 1000))
@@ -173,21 +213,19 @@ class Talk:
     def _note(self, to: str, where: str, message_class: str, lifetime: float) -> Said:
         self.world.words += 1
         key = f"word{self.world.words:04d}"
-        expires = self.world.unix + lifetime if lifetime else 0.0
-        said = Said(key, to, self.world.now, message_class, expires)
+        expires = EPOCH_S + self.world.now + lifetime if lifetime else 0.0
+        said = Said(key, where, to, self.world.now, message_class, expires, lifetime)
         self.said.append(said)
         return said
 
-    def _promised(self, said: Said, answer: object) -> None:
-        verdict = str(getattr(answer, "verdict", ""))
-        message_id = str(getattr(answer, "message_id", ""))
-        if verdict not in {"new", "duplicate"}:
-            said.answer = said.answer or verdict
-            if verdict == "other":
-                self.world.wrong.append(f"{said.key}: its key is said to belong to other words")
+    def _promised(self, said: Said, message_id: str, conversation_id: str, *, spooled: bool = False) -> None:
+        said.answered_at = min(said.answered_at, self.world.now)
+        said.answer = "accepted"
+        if spooled:
+            said.spooled = True
+            said.message_id = said.message_id or message_id
             return
         if said.message_id and said.message_id != message_id:
             self.world.wrong.append(f"{said.key} was accepted twice: {said.message_id} and {message_id}")
-        said.answer, said.message_id = "accepted", message_id
-        said.conversation_id = str(getattr(answer, "conversation_id", ""))
-        said.sequence = int(getattr(answer, "sequence", 0))
+        said.message_id, said.conversation_id = message_id, conversation_id
+        self.conversation_id = conversation_id

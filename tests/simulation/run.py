@@ -1,19 +1,26 @@
 """Runs seeds: `python -m tests.simulation.run --seed 7`, `--seeds 10000`, `--mutants`."""
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import redis
 
 from router.private_redis import PrivateRedis
-from tests.simulation.mutants import MUTANTS, mutated
+from tests.simulation.mutants import MUTANTS, PATCHES, broken
 from tests.simulation.oracle import judge
 from tests.simulation.world import World
+
+CHUNK = 5
+"""Seeds that a process takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,7 @@ class Verdict:
     twice: int
     killed: int
     repaired: int
+    spooled: int
 
 
 def run_seed(
@@ -57,6 +65,7 @@ def run_seed(
         twice=sum(count > 1 for count in tokens.values()),
         killed=world.kills,
         repaired=world.repairs,
+        spooled=sum(said.spooled for talk in world.talks for said in talk.said),
     )
 
 
@@ -68,33 +77,23 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--mutants", action="store_true", help="break the protocol, one guarantee at a time")
     parser.add_argument("--log", action="store_true", help="every step of the one seed")
+    parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tl-") as folder:
-        server = PrivateRedis(Path(folder), durable=False)
-        server.start()
-        try:
-            with redis.Redis.from_url(server.url, decode_responses=True, protocol=2) as client:
-                if asked.seed is not None:
-                    return _one(asked.seed, client, log=asked.log)
-                if asked.mutants:
-                    return _mutants(asked.seeds, client)
-                return _many(range(asked.first, asked.first + asked.seeds), client)
-        finally:
-            server.stop()
+    if asked.seed is None and not asked.mutants:
+        return _many(asked)
+    with _own_redis() as client:
+        return _mutants(asked.seeds, client) if asked.mutants else _one(asked.seed, client, log=asked.log)
 
 
 def first_found(name: str, seeds: range, client: redis.Redis) -> Verdict | None:
     """The first seed that notices what a mutant breaks; None: it survived them all."""
-    for seed in seeds:
-        verdict = run_seed(seed, client, lambda sources: mutated(name, sources))
-        if verdict.wrong:
-            return verdict
-    return None
+    with broken(name) as mutate:
+        return next((found for seed in seeds if (found := run_seed(seed, client, mutate)).wrong), None)
 
 
 def _mutants(seeds: int, client: redis.Redis) -> int:
     survived = False
-    for name in MUTANTS:
+    for name in (*MUTANTS, *PATCHES):
         found = first_found(name, range(seeds), client)
         survived = survived or found is None
         print(
@@ -114,29 +113,61 @@ def _one(seed: int, client: redis.Redis, *, log: bool) -> int:
     return bool(verdict.wrong)
 
 
-def _many(seeds: range, client: redis.Redis) -> int:
+def _many(asked: argparse.Namespace) -> int:
+    """Every process has a Redis and seeds of its own; what they came to is said in one line."""
     began = time.monotonic()
-    verdicts = []
-    for seed in seeds:
-        verdict = run_seed(seed, client)
-        verdicts.append(verdict)
-        if verdict.wrong:
-            print(f"seed {seed}: {len(verdict.wrong)} wrong; repeat with: make simulate SEED={seed}")
-            for wrong in verdict.wrong[:5]:
-                print("   ", wrong[:1500])
-        if len(verdicts) % 100 == 0:
-            print(f"{len(verdicts)} seeds so far, {time.monotonic() - began:.0f} s")
-        sys.stdout.flush()
+    seeds = range(asked.first, asked.first + asked.seeds)
+    verdicts: list[Verdict] = []
+    with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn"), initializer=_begin) as pool:
+        for verdict in pool.map(_run_one, seeds, chunksize=CHUNK):
+            verdicts.append(verdict)
+            if verdict.wrong:
+                print(
+                    f"seed {verdict.seed}: {len(verdict.wrong)} wrong; repeat with: make simulate SEED={verdict.seed}"
+                )
+                for wrong in verdict.wrong[:5]:
+                    print("   ", wrong[:1500])
+            if len(verdicts) % 100 == 0:
+                print(f"{len(verdicts)} seeds so far, {time.monotonic() - began:.0f} s")
+            sys.stdout.flush()
     took = time.monotonic() - began
     print(
-        f"{len(verdicts)} seeds in {took:.1f} s ({took / len(verdicts) * 1000:.0f} ms each), "
+        f"{len(verdicts)} seeds in {took:.1f} s in {asked.processes} processes, "
         f"{sum(v.virtual_s for v in verdicts) / 3600:.1f} hours of virtual time, "
         f"{sum(v.messages for v in verdicts)} messages, {sum(v.begun for v in verdicts)} attempts, "
         f"{sum(v.twice for v in verdicts)} taken twice, {sum(v.killed for v in verdicts)} processes killed, "
+        f"{sum(v.spooled for v in verdicts)} promised by a spool, "
         f"{sum(v.repaired for v in verdicts)} repairs, "
         f"{sum(v.calls for v in verdicts)} calls, {sum(bool(v.wrong) for v in verdicts)} seeds wrong"
     )
     return any(v.wrong for v in verdicts)
+
+
+@contextlib.contextmanager
+def _own_redis() -> Iterator[redis.Redis]:
+    with tempfile.TemporaryDirectory(prefix="tl-") as folder:
+        server = PrivateRedis(Path(folder), durable=False)
+        server.start()
+        try:
+            with redis.Redis.from_url(server.url, decode_responses=True, protocol=2) as client:
+                yield client
+        finally:
+            server.stop()
+
+
+_held = contextlib.ExitStack()
+_clients: list[redis.Redis] = []
+"""This process's one."""
+
+
+def _begin() -> None:
+    """A process of the pool begins; what it holds goes with it."""
+    _clients.append(_held.enter_context(_own_redis()))
+    Finalize(None, _held.close, exitpriority=10)
+
+
+def _run_one(seed: int) -> Verdict:
+    return run_seed(seed, _clients[0])
 
 
 if __name__ == "__main__":

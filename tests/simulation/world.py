@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import secrets
+import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import cache
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -13,12 +17,13 @@ from unittest import mock
 import redis
 from pydantic import SecretStr
 
+from channels.errors import LocalFault
 from channels.messages import Address, Channel, ReceiptEvent, ReceiptState
 from health.monitor import Monitor
 from health.records import StatusRecord, fresh
 from health.report import Direction, EndpointId, Status, Transition
 from router import dispatcher, mover, planner, reconciler, sender, supervisor
-from router.core import CONSOLE_ENDPOINT, Core
+from router.core import CONSOLE_ENDPOINT, Core, SwitchboardError
 from router.dispatcher import Dispatcher
 from router.domain.conversation import Agent, Binding, Customer
 from router.domain.failover import ForcedFailover
@@ -28,11 +33,11 @@ from router.failovers import dump_failover
 from router.mover import Mover
 from router.pace import Pace
 from router.planner import Planner
-from router.reception import Reception
 from router.reconciler import Reconciler
-from router.runtime import load_wording
+from router.runtime import SPOOLING_ROLES, load_wording
 from router.sender import Sender
 from router.settings import Settings
+from router.spool import ASIDE, Spool
 from router.store import keys
 from router.store.codec import place_of
 from router.store.control import Control
@@ -40,13 +45,20 @@ from router.store.people import People
 from router.store.redis import Pipelined, StoreUnavailable
 from router.store.store import Store
 from router.supervisor import Supervisor
+from router.switchboard import Switchboard
 from tests.simulation.climate import CAPABILITIES, MAIL, Climate, draw_climate
 from tests.simulation.damage import damage
+from tests.simulation.doors import Doors
 from tests.simulation.lookout import Lookout
-from tests.simulation.loop import EPOCH_S, Process, VirtualLoop
+from tests.simulation.loop import EPOCH_S, PROCESS, Process, VirtualLoop
 from tests.simulation.people import Talk
 from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
 from tests.simulation.vendors import SimAdapter, Taken, Vendor
+
+
+async def _nothing(_: str) -> None:
+    """The archive has nothing."""
+
 
 POLL_S, CALM_POLL_S = 8.0, 20.0
 """Between two looks where no bell rings: longer than in life, so that an hour takes seconds."""
@@ -62,6 +74,11 @@ LATELY_S, STILL_S = 150.0, 15.0
 """A dispatcher that stood still for so much of the last so many seconds may have left something lying."""
 LOOK_S = 20.0
 """Between two looks of the people at what became of their words, while it drains."""
+
+SPOOL_LOOK_S = 4.0
+SHM = Path("/dev/shm")
+"""Where files cost no disk, if there is one."""
+NO_ARCHIVE = SimpleNamespace(message=_nothing, head=_nothing)
 
 T = TypeVar("T")
 
@@ -98,6 +115,9 @@ class Listened:
     def exception(self, event: str, **facts: object) -> None:
         """Caught at a rim."""
         import traceback
+
+        if event in {"spool.not_written", "spool.put_aside"}:
+            return  # a full disk; a message to a conversation that was closed: its client is asked what became of it
 
         self.broken.append(f"{event} {facts}\n{traceback.format_exc()}")
 
@@ -147,6 +167,10 @@ class World:
         self.calm = False
         self.pace = 5.0 if self.climate.faults_s > 1000.0 else 1.0
         """Idle loops look this many times less often in a run of an hour."""
+        self.loop.thread_s = lambda: self.rng.uniform(0.0, 0.02)
+        self.set_aside = ""
+        self.waiting: list[str] = []
+        """What clients still waited for when everything was to be drained."""
         self.words = 0
         self.supervised_at = 0.0
         self.processes: dict[str, Process] = {}
@@ -154,7 +178,7 @@ class World:
         """By role: from when until when nothing of it ran."""
         self.senders: dict[str, tuple[dict[EndpointId, Sender], Planner]] = {}
         self.people: dict[asyncio.Task[Any], None] = {}
-        self.kills = self.repairs = 0
+        self.kills = self.repairs = self.renamed = 0
         self._names = 0
         self.vendors = {endpoint: self._vendor(endpoint) for endpoint in [*self.climate.endpoints, CONSOLE_ENDPOINT]}
         self.talks: list[Talk] = []
@@ -192,30 +216,26 @@ class World:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.loop.broken.append(f"a client broke: {error!r}")
 
-    async def request(self, work: Callable[[Core], Awaitable[object]]) -> object:
+    async def request(self, work: Callable[[Switchboard], Awaitable[T]], doors: set[str] | None = None) -> T:
         """Ask our web role, again and again until it answers: what it answers is promised."""
         pause = 0.5
         while True:
             web = self.processes.get("web")
             if web is not None and not web.dead:
-                answered: asyncio.Future[object] = self.loop.create_future()
+                if doors is not None:
+                    doors.add(web.name)
+                answered: asyncio.Future[T] = self.loop.create_future()
                 web.later(self.rng.uniform(0.0005, 0.01), self._serve, web, work, answered)
-                with contextlib.suppress(TimeoutError, StoreUnavailable):
+                with contextlib.suppress(TimeoutError, StoreUnavailable, LocalFault):
                     return await asyncio.wait_for(answered, 15.0)
             await asyncio.sleep(pause * self.rng.uniform(0.5, 1.0))
             pause = min(10.0, pause * 2)
 
-    async def ask(self, work: Callable[[Core], Awaitable[T]]) -> T:
-        """The same, for what is only read."""
-        return cast(T, await self.request(work))
-
-    def _serve(
-        self, web: Process, work: Callable[[Core], Awaitable[object]], answered: "asyncio.Future[object]"
-    ) -> None:
+    def _serve(self, web: Process, work: Callable[[Switchboard], Awaitable[T]], answered: "asyncio.Future[T]") -> None:
         async def serve() -> None:
             try:
-                answer = await work(self.cores[web.name])
-            except StoreUnavailable as error:
+                answer = await work(self.switches[web.name])
+            except (StoreUnavailable, LocalFault, SwitchboardError) as error:
                 if not answered.done():
                     answered.set_exception(error)
                 return
@@ -224,11 +244,16 @@ class World:
 
         web.start(serve())
 
+    def aside(self) -> str:
+        """What the spools gave up and keep for a person."""
+        kept = self.folder / ASIDE
+        return kept.read_text() if kept.exists() else ""
+
     # Our processes.
 
-    cores: dict[str, Core]
+    switches: dict[str, Switchboard]
 
-    def core(self, process: Process, faults: LineFaults) -> Core:
+    def core(self, process: Process, faults: LineFaults, spool: Spool | None = None) -> Core:
         """What one process holds."""
         line = cast(Pipelined, Line(self.server, self.rng, faults))
         settings, wording = _settings()
@@ -239,10 +264,11 @@ class World:
             control=Control(line, self.climate.shards, now_ms=self.server.now_ms),
             board=cast(Any, SimBoard(self, self.rng.choice((0.0, 0.0, 1.0, 5.0)))),
             files=cast(Any, None),
-            archive=cast(Any, None),
+            archive=cast(Any, NO_ARCHIVE),
             wording=wording,
             clock=process,
             capabilities={endpoint: CAPABILITIES[endpoint] for endpoint in self.vendors},
+            spool=spool,
         )
 
     def _process(self, role: str, main: Callable[[Process, Core], Coroutine[Any, Any, None]]) -> None:
@@ -251,11 +277,16 @@ class World:
         process.clock_off_s = self.rng.uniform(-1.0, 1.0) * self.climate.clock_off_s
         process.stood_still = self.stood_still.setdefault(role, [])
         self.processes[role] = process
-        self.cores[process.name] = core = self.core(process, self.climate.line)
+        kind = role.rstrip("0123456789")
+        spool = Spool(self.folder, kind) if self.climate.spools and kind in SPOOLING_ROLES else None
+        core = self.core(process, self.climate.line, spool)
+        self.switches[process.name] = Doors(self, core)
 
         def died() -> None:
             self.kills += 1
             self.senders.pop(role, None)
+            if spool is not None:
+                _let_go(spool)
             if not self.ended:
                 after = self.rng.uniform(0.2, 8.0)
                 process.stood_still.append((self.now, self.now + after))
@@ -278,6 +309,7 @@ class World:
         async with asyncio.TaskGroup() as group:
             group.create_task(plan.run())
             group.create_task(self._sweep(dispatch, core))
+            group.create_task(self.switches[process.name].empty_spool())
             for one in senders.values():
                 group.create_task(one.run())
 
@@ -345,7 +377,7 @@ class World:
         return any(since < at <= self.now for at, _ in self.climate.steps) or min(still) > STILL_S
 
     async def _web(self, process: Process, core: Core) -> None:
-        del process, core
+        await self.switches[process.name].empty_spool()
         await asyncio.sleep(1e9)
 
     def _ring(self, bell: str) -> None:
@@ -372,14 +404,11 @@ class World:
     def _post(self, event: ReceiptEvent, taken: Taken) -> None:
         vendor = self.vendors[event.endpoint]
 
-        async def take(core: Core) -> object:
-            desk = cast(Any, SimpleNamespace(say=lambda _: None))
-            return await Reception(core, desk, cast(Any, None)).accept(event)
-
         async def post() -> None:
-            await self.request(take)
+            accepted = await self.request(lambda web: web.accept(event))
             # By its own id of a message whose send nobody heard the end of, a vendor tells us nothing.
             heard = event.token and event.state in {ReceiptState.DELIVERED, ReceiptState.READ}
+            del accepted
             taken.told = taken.told or bool(heard)
             vendor.to_tell -= 1
 
@@ -389,9 +418,10 @@ class World:
 
     def run(self) -> None:
         """Faults, then calm until everything has drained, then what the clients see."""
-        self.cores = {}
+        self.switches = {}
         self.ended = False
-        with self._patched():
+        with tempfile.TemporaryDirectory(prefix="tl-", dir=SHM if SHM.is_dir() else None) as folder, self._patched():
+            self.folder = Path(folder)
             self._set_up()
             self._events()
             for number in range(self.climate.dispatchers):
@@ -435,10 +465,9 @@ class World:
                 self.loop.run_until(self.now + 5.0)
                 if self._nothing_left(self.lookout.look_again) and taken == self._taken():
                     break
-        for talk in self.talks:
-            for said in talk.said:
-                seen = self.lookout.messages.get(said.message_id)
-                said.state, said.reason = (seen.state.value, seen.reason) if seen is not None else ("missing", "")
+        self.waiting = [str(getattr(task.get_coro(), "__qualname__", "")) for task in self.people]
+        self.lookout.tell()
+        self.set_aside = self.aside()
 
     def _nothing_left(self, look: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Everybody was answered, every vendor has told us what it had to tell, and every client sees an end."""
@@ -454,8 +483,7 @@ class World:
     def left(self) -> list[str]:
         """What its people could not see the end of."""
         unheard = [said.key for talk in self.talks for said in talk.said if said.answer == ""]
-        waits = [f"{len(self.people)} requests without an answer"] if self.people else []
-        return [*self.lookout.left, *unheard, *waits]
+        return [*self.lookout.left, *unheard, *self.waiting]
 
     def _tear_down(self) -> None:
         self.ended = True
@@ -540,7 +568,7 @@ class World:
         PROCESS_OF_NOBODY.run(self.loop.call_at, moment, act)
 
     def _force(self, forced: ForcedFailover) -> None:
-        self.spawn(self.request(lambda core: core.control.save_failover(forced.id, dump_failover(forced))))
+        self.spawn(self.request(lambda web: web.core.control.save_failover(forced.id, dump_failover(forced))))
 
     def _damage(self) -> None:
         if not damage(self.server, self.rng, self.climate.shards, [str(one) for one in self.vendors]) and not self.calm:
@@ -552,6 +580,17 @@ class World:
     def _kill(self) -> None:
         self.processes[self.rng.choice(sorted(self.processes))].kill()
 
+    def _write_all(self, descriptor: int, content: bytes) -> None:
+        """A disk that is full now and then, and a process that dies in the middle of a line."""
+        climate = self.climate
+        if not self.calm and self.rng.random() < climate.disk_full:
+            os.write(descriptor, content[: self.rng.randrange(len(content))])
+            process = PROCESS.get()
+            if process is not None and self.rng.random() < climate.torn:
+                process.kill()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.write(descriptor, content)
+
     @contextlib.contextmanager
     def _patched(self) -> Iterator[None]:
         """Nothing that the real world's clock or chance decides may reach the run."""
@@ -559,9 +598,14 @@ class World:
         with contextlib.ExitStack() as stack:
             for module in (dispatcher, mover, planner, reconciler, sender, supervisor):
                 stack.enter_context(mock.patch.object(module, "log", listened))
-            stack.enter_context(mock.patch("router.receipts.log", listened))
+            for module in ("edge", "receipts", "spool"):
+                stack.enter_context(mock.patch(f"router.{module}.log", listened))
             for module in (planner, sender):
                 stack.enter_context(mock.patch.object(module, "POLL_S", POLL_S * self.pace))
+            stack.enter_context(mock.patch("router.spool.LOOK_S", SPOOL_LOOK_S * self.pace))
+            clock = SimpleNamespace(time=lambda: self.unix, time_ns=lambda: int(self.unix * 1e9))
+            stack.enter_context(mock.patch("router.spool.time", clock))
+            stack.enter_context(mock.patch("router.spool._write_all", self._write_all))
             stack.enter_context(mock.patch.object(supervisor, "FAILBACK_EVERY_S", FAILBACK_S * self.pace))
             stack.enter_context(mock.patch.object(supervisor, "PACE_EVERY_S", PACE_S * self.pace))
             stack.enter_context(mock.patch.object(reconciler, "STEP_S", WALK_S * self.pace))
@@ -570,3 +614,10 @@ class World:
                 mock.patch.object(secrets, "token_hex", lambda size: f"{self.rng.getrandbits(8 * size):x}")
             )
             yield
+
+
+def _let_go(spool: Spool) -> None:
+    """What the system does for a process that dies: its files are closed, and their locks gone."""
+    files, spool._files[:] = list(spool._files), []
+    for file in files:
+        os.close(file.descriptor)
