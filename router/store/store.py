@@ -206,9 +206,7 @@ class Store(Reading):
         """Return to `unknown` what `endpoint` took after `since` and has no receipt for; how many messages."""
         total = 0
         for _ in range(1000):
-            count = await self._run(
-                "recall", shard, {"ep": endpoint, "since": int(since * 1000), "n": BATCH_MAX, "resend": 1}
-            )
+            count = await self._run("recall", shard, {"ep": endpoint, "since": int(since * 1000), "n": BATCH_MAX})
             total += int(count)
             if await self.redis.call("ZCARD", f"{keys.shard(shard)}aw:{endpoint}") == 0:
                 break

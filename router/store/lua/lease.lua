@@ -196,24 +196,24 @@ for _, member in ipairs(due) do
       elseif S.h > NOW then
         place(S)
       else
-        local verdict = M.ac >= ATTEMPTS_KEPT and 'human' or 'begin'
+        local verdict, why = M.ac >= ATTEMPTS_KEPT and 'human' or 'begin', 'attempts_exhausted'
         if M.st == 'unknown' then
           local sends = 0
           for n = 1, M.ac do
             local At = read_attempt(head, n)
             if At and (At.o == 'unknown' or At.o == 'sent') then sends = sends + 1 end
           end
-          if sends >= A.attempts_max then verdict = 'human' end
+          if sends >= A.attempts_max then verdict, why = 'human', 'unknown_too_often' end
         end
         if verdict == 'begin' and M.ac > 0 then
           local At = read_attempt(head, M.ac)
           if At and At.e == S.e and not may_retry() then verdict = 'wait' end
         end
         if verdict == 'human' then
-          set_state(head, 'needs_human', 'unknown_too_often')
+          set_state(head, 'needs_human', why)
           redis.call('HSET', P .. 'm:' .. head, 'hu', int(NOW + A.human_ms))
           hold(S, NOW + A.human_ms)
-          journal('message.changed', c, head, A.ep, {st = 'needs_human', r = 'unknown_too_often', s = s})
+          journal('message.changed', c, head, A.ep, {st = 'needs_human', r = why, s = s})
           place(S)
         elseif verdict == 'wait' then
           hold(S, NOW + 1000)

@@ -1,6 +1,6 @@
 -- recall: an endpoint took messages and proved nothing since; what it has no receipt for may be lost.
 --
--- ARGV[2]  JSON: ep endpoint, since in ms: its last proof, n at most 100, resend 0/1
+-- ARGV[2]  JSON: ep endpoint, since in ms: its last proof, n at most 100
 -- Answers  how many messages went back to `unknown`
 -- Guarantees  each is flagged before anyone may send it again, and stands at the head of its side
 

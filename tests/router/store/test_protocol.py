@@ -338,7 +338,8 @@ async def test_after_too_many_unknown_sends_a_person_is_asked_and_then_it_fails_
         await desk.settle(leased, "unknown")
         desk.advance(61)
     assert await desk.lease() == []
-    assert await desk.state(message) == "needs_human"
+    asked = await desk.store.message(message)
+    assert (asked.state, asked.reason) == ("needs_human", "unknown_too_often")
     follow = await desk.say("writing on")
     assert await desk.state(message) == "failed"
     (leased,) = await desk.lease()
@@ -430,7 +431,8 @@ async def test_attempts_are_bounded_even_when_none_was_ever_taken(desk):
         await desk.settle(leased, "unavailable", reason="refused")
         desk.advance(31)
     assert await desk.lease() == []
-    assert await desk.state(message) == "needs_human"
+    asked = await desk.store.message(message)
+    assert (asked.state, asked.reason) == ("needs_human", "attempts_exhausted"), "nobody doubts that it was never taken"
 
 
 async def test_a_receipt_for_an_earlier_attempt_settles_the_message_when_the_later_one_was_not_taken(desk):
