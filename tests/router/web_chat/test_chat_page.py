@@ -8,6 +8,7 @@ from playwright.async_api import Page, async_playwright
 
 from channels.messages import Address, Channel, Kind
 from health.report import EndpointId, Status
+from router.web import chat_hub
 
 pytestmark = [
     pytest.mark.browser,
@@ -92,6 +93,50 @@ async def test_what_was_not_taken_survives_a_reload(house, open_page, until):
     house.switchboard.broken = False
     await until(lambda: len(house.switchboard.accepted) == 1)
     await page.wait_for_selector(".line.mine:not(.pending)")
+
+
+async def test_what_was_typed_survives_a_reload_and_no_sending(house, open_page):
+    page = await open_page()
+    await page.fill(".say textarea", "Half a sent")
+    await page.reload()
+    await page.wait_for_selector(".state.on")
+    assert await page.input_value(".say textarea") == "Half a sent"
+    await page.press(".say textarea", "Enter")
+    await page.wait_for_selector(".line.mine:not(.pending)")
+    await page.reload()
+    await page.wait_for_selector(".line.mine:not(.pending)")
+    assert await page.input_value(".say textarea") == ""
+
+
+async def test_what_nobody_can_read_does_not_keep_back_what_is_said_after_it(house, open_page, until):
+    page = await open_page()
+    await say(page, "Before")
+    await page.wait_for_selector(".line.mine:not(.pending)")
+    poison = """() => {
+      const name = Object.keys(localStorage).find((key) => key.endsWith(":outgoing"));
+      localStorage.setItem(name, '[{"id":"0123456789abcdef","text":"half an emoji \\ud83d","name":""}]');
+    }"""
+    await page.evaluate(poison)
+    await page.reload()
+    await page.wait_for_selector(".failed .meta:has-text('Please write it again')")
+    await say(page, "After")
+    await until(lambda: [one.text for one in house.switchboard.accepted] == ["Before", "After"])
+
+
+async def test_a_tab_too_many_waits_until_it_is_looked_at(house, open_page, monkeypatch):
+    monkeypatch.setattr(chat_hub, "SOCKETS_PER_SESSION_MAX", 1)
+    first = await open_page()
+    await say(first, "Hello")
+    await first.wait_for_selector(".line.mine:not(.pending)")
+    second = await first.context.new_page()
+    await second.goto(first.url)
+    await second.wait_for_selector(".line.mine")
+    await first.wait_for_selector(".state:not(.on)")
+    await first.wait_for_timeout(1_500)  # it would have come back three times by now
+    assert await second.locator(".state.on").count() == 1
+    assert await first.locator(".state.on").count() == 0
+    await first.evaluate("dispatchEvent(new Event('focus'))")
+    await first.wait_for_selector(".state.on")
 
 
 async def test_the_same_message_twice_is_shown_once_and_acknowledged_twice(house, open_page, until):

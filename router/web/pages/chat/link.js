@@ -55,13 +55,18 @@ export class Link extends EventTarget {
     this.heard = Date.now();
     socket.onopen = () => this.send({ type: "hello", token: this.kept.get("token", ""), cursor: this.cursor, locale: this.locale });
     socket.onmessage = (event) => this.hear(JSON.parse(event.data));
-    socket.onclose = () => socket === this.socket && this.lose();
+    socket.onclose = (event) => socket === this.socket && this.lose(event.reason);
   }
 
-  lose() {
+  lose(why) {
+    const asked = this.waiting && this.outgoing[0];
     this.socket = null;
     this.open = this.waiting = false;
+    // Said again and again it would keep everything behind it from ever being said.
+    if (asked && why === "malformed frame") this.hear({ type: "refused", id: asked.id, reason: "unreadable" });
     this.emit("lost");
+    // The tabs of one person would turn each other out for ever: this one waits until it is looked at.
+    if (why === "too many tabs") return addEventListener("focus", () => this.connect(), { once: true });
     const most = Math.min(TRY_AGAIN_MAX_MS, TRY_AGAIN_MS * 2 ** this.failures++);
     this.again = setTimeout(() => this.connect(), most * (0.5 + Math.random() / 2));
   }
@@ -93,7 +98,7 @@ export class Link extends EventTarget {
   // False when too much waits already.
   say(text, name) {
     if (this.outgoing.length >= OUTGOING_MAX) return null;
-    const line = { id: randomId(), text, name };
+    const line = { id: randomId(), text: text.toWellFormed?.() ?? text, name };
     this.outgoing.push(line);
     this.kept.put("outgoing", this.outgoing);
     this.pump();

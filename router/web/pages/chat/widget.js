@@ -54,6 +54,7 @@ class Chat extends HTMLElement {
     this.draw();
     this.listen();
     for (const line of this.link.outgoing) this.show(this.mine(line));
+    this.grow();
     // A panel nobody opened costs no connection, unless a talk is on already.
     if (this.full || this.link.kept.get("token", "")) this.link.connect();
   }
@@ -72,7 +73,7 @@ class Chat extends HTMLElement {
     this.hello = make("div", { className: "hello" }, make("p", {}, word("hello")), this.offer);
     this.log = make("div", { className: "log", role: "log", ariaLabel: word("log"), tabIndex: 0 }, this.hello);
     this.log.setAttribute("aria-live", "polite");
-    this.text = make("textarea", { rows: 1, maxLength: TEXT_MAX, placeholder: word("write"), ariaLabel: word("write") });
+    this.text = make("textarea", { rows: 1, maxLength: TEXT_MAX, dir: "auto", value: this.link.kept.get("draft", ""), placeholder: word("write"), ariaLabel: word("write") });
     this.button = make("button", { type: "submit", title: word("send"), ariaLabel: word("send"), disabled: true }, icon("send"));
     this.form = make("form", { className: "say" }, this.text, this.button);
     this.panel = make(
@@ -118,7 +119,7 @@ class Chat extends HTMLElement {
     on("history", ({ lines }) => lines.forEach((line) => this.show(line)));
     on("message", (line) => this.hear(line));
     on("taken", (frame) => this.take(frame));
-    on("refused", ({ id, words }) => this.fail(id, words));
+    on("refused", ({ id, reason, words }) => this.fail(id, words ?? word(reason)));
     on("place", (place) => (this.state.place = place));
     on("trouble", ({ on: bad }) => (this.state.trouble = bad));
     on("details_taken", () => this.endDetails());
@@ -134,7 +135,7 @@ class Chat extends HTMLElement {
     this.log.onscroll = () => (this.low = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60);
     new ResizeObserver(() => this.low && this.toEnd()).observe(this.log);
     this.form.onsubmit = (event) => (event.preventDefault(), this.say());
-    this.text.oninput = () => this.grow();
+    this.text.oninput = () => (this.link.kept.put("draft", this.text.value), this.grow());
     this.text.onkeydown = (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), this.say());
     };
@@ -175,6 +176,7 @@ class Chat extends HTMLElement {
     this.link.connect();
     this.show(this.mine(line));
     this.text.value = "";
+    this.link.kept.put("draft", "");
     this.grow();
     this.refresh();
   }
@@ -210,7 +212,7 @@ class Chat extends HTMLElement {
 
   show(line) {
     if (this.lines.has(line.id)) return;
-    const text = make("div", { className: "text" }, line.text);
+    const text = make("div", { className: "text", dir: "auto" }, line.text);
     line.node = make("div", {}, text, make("div", { className: "meta" }));
     this.lines.set(line.id, line);
     this.paint(line);
