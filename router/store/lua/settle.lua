@@ -89,8 +89,10 @@ local function not_taken(S, O, At)
   if (O.o == 'throttled' or O.o == 'unavailable') and is_left(S, At) then
     later = 0 -- the pause is for that endpoint: a side that has moved on meanwhile has nothing to wait for
   elseif O.o == 'throttled' then
-    local expires = tonumber(redis.call('HGET', key, 'xp') or 0) or 0
-    if expires > 0 and NOW + O['in'] > expires then exclude(S, O, At) else later = NOW + O['in'] end
+    -- Told to wait again and again, it waits longer, up to 30 s, so that the attempts a message has last for a while.
+    local expires, wait = tonumber(redis.call('HGET', key, 'xp') or 0) or 0, O['in']
+    if At.n > 4 then wait = math.max(wait, math.min(30000, 125 * 2 ^ math.min(At.n, 8))) end
+    if expires > 0 and NOW + wait > expires then exclude(S, O, At) else later = NOW + wait end
   elseif O.o == 'unavailable' then
     -- Due again at once; from the second try on with a pause that doubles, up to 30 s.
     if At.n > 1 then later = NOW + math.min(30000, 125 * 2 ^ math.min(At.n, 8)) end

@@ -342,3 +342,21 @@ async def test_the_budget_for_retries_grows_with_time_also_while_first_tries_go_
         await desk.settle(one, "sent")
     (leased,) = await desk.lease(terms=terms)
     assert leased.message_id == again
+
+
+async def test_a_minute_of_being_told_to_wait_uses_up_no_message(desk):
+    """Our own name server away for a minute asks for a second each time; forty tries would be gone in forty seconds."""
+    await desk.open()
+    message = await desk.say("one")
+    began = desk.now
+    while desk.now - began < 600:
+        for leased in await desk.lease():
+            await desk.settle(leased, "throttled", retry_after_s=1)
+        desk.advance(1)
+    assert await desk.state(message) == "queued"
+    found = await desk.store.message(message)
+    assert len(found.attempts) < 30
+    desk.advance(31)
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "sent")
+    assert await desk.state(message) == "sent"
