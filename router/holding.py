@@ -25,6 +25,8 @@ CODE_TRIES_MAX = 5
 CODES_MAX = 3
 CODES_EVERY_S = 3600
 """Codes one conversation gets in an hour, whoever claims it: else a reference in strange hands floods its owner."""
+LOOKED_THROUGH_MAX = 1_000
+"""Of what is held, and our prompts among it, in one filing: no conversation takes more at once."""
 CANDIDATES_KEPT_MAX = 10
 """Conversations that a held message may belong to, remembered for agents."""
 
@@ -173,8 +175,9 @@ class Holding:
         if hidden is None:
             return []
         filed = int(hidden.fields.get("filed", "0"))
-        found = await self.core.store.messages(await self.core.store.transcript_ids(held_id, 0, -1))
-        return [one for one in found if one.sequence > filed and one.side is SideName.AGENT]
+        # The n-th message stands at position n - 1: what was filed long ago is not read again.
+        ids = await self.core.store.transcript_ids(held_id, filed, filed + LOOKED_THROUGH_MAX - 1)
+        return [one for one in await self.core.store.messages(ids) if one.side is SideName.AGENT]
 
     async def _file_one(
         self, message: Message, conversation_id: str, author: str, author_name: str, *, unverified: bool

@@ -90,6 +90,8 @@ class Supervisor:
                     await self._release()
 
     async def _supervise(self) -> None:
+        # Whoever supervised meanwhile may have written other gates, and seen other endpoints fail.
+        self._gates, self._gates_at, self._usable = {}, 0.0, frozenset()
         pace = Pace(self.core.capabilities)
         pace.load(await self.core.control.pace())
         mover = Mover(self.core, pace)

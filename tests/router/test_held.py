@@ -156,3 +156,15 @@ async def test_what_nobody_can_prove_is_not_listed(runtime: Runtime) -> None:
     assert (await runtime.switchboard.held()).items == []
     await hear(runtime, "It is broken.")
     assert [(one.count, one.last_text) for one in (await runtime.switchboard.held()).items] == [(1, "It is broken.")]
+
+
+async def test_each_filing_takes_what_came_since_the_one_before(runtime: Runtime) -> None:
+    """Neither again what was filed then, nor all but the first of what is new."""
+    parcel, invoice = await two_open(runtime)
+    for number, reference in enumerate((parcel, invoice)):
+        await hear(runtime, f"It is broken: {number}.")
+        await hear(runtime, f"Very much: {number}.")
+        held = await held_id(runtime)
+        conversation = (await runtime.switchboard.conversation(reference)).conversation.id
+        assert await Holding(runtime.core).file_from(held, conversation, "c", "Ann") == Filed(2, 0)
+    assert [one.content.text for one in await heard(runtime, invoice)] == ["It is broken: 1.", "Very much: 1."]
