@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Annotated, Literal, ParamSpec, TypeVar
 
 import structlog
-from imapclient import IMAPClient, SocketTimeout
+from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError, LoginError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from channels.contract import Accept
+from channels.email.imap_wire import BoundedClient, Budget, ask
 from channels.email.oauth import OAuth2Settings, TokenSource
 from channels.errors import EndpointMisconfigured, EndpointUnavailable
 from channels.messages import Event, InboundMessage
@@ -43,8 +44,14 @@ BACKOFF_MAX_S = 30.0
 REPORT_TTL_S = 180.0
 TRIES_MAX = 3
 """Of one mail that cannot be taken for a reason no waiting mends; then the next one is read."""
+LEFT_MAX = 3
+"""Mails left behind with none taken in between: beyond, it is us, and everything waits."""
 UNTAKABLE = (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """Such reasons: faults of ours, or of what it holds."""
+UID_MAX = 2**32 - 1
+"""RFC 3501, section 2.3.1.1: a UID and a UIDVALIDITY are 32 bits, not zero."""
+LITERALS_BESIDE = 1_000_000
+"""Octets of literals that an answer may hold beside the mail that was asked for."""
 HOST = r"^[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}$"
 """A host name or an IP address."""
 
@@ -102,14 +109,17 @@ class _Session:
 
     client: IMAPClient
     thread: ThreadPoolExecutor
+    budget: Budget
     connected_at: float
     uidvalidity: int
     uidnext: int
+    """0: the server does not say."""
     idles: bool
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the blocking client in its thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, partial(call, *args, **kwargs))
+        self.budget.renew()
+        return await asyncio.get_running_loop().run_in_executor(self.thread, partial(ask, call, *args, **kwargs))
 
 
 class ImapListener:
@@ -125,6 +135,7 @@ class ImapListener:
         self._is_down = False
         self._failing = (0, 0)
         """The UID of a mail that could not be taken, and how often that was."""
+        self._left = 0
 
     async def listen(self, accept: Accept) -> None:
         """Read until cancelled, reconnecting with backoff (0.5 s to 30 s)."""
@@ -161,15 +172,17 @@ class ImapListener:
         loop = asyncio.get_running_loop()
         try:
             try:
-                client = await loop.run_in_executor(thread, line.open)
+                client = await loop.run_in_executor(thread, partial(ask, line.open))
             except LoginError:
                 if self._tokens is not None:
                     self._tokens.forget(token)
                 raise
-            folder = await loop.run_in_executor(thread, partial(client.select_folder, self._settings.folder, True))
-            idles = await loop.run_in_executor(thread, client.has_capability, "IDLE")
-            uidvalidity, uidnext = int(folder[b"UIDVALIDITY"]), int(folder.get(b"UIDNEXT", 1))
-            yield _Session(client, thread, self._tools.clock.now(), uidvalidity, uidnext, idles)
+            session = _Session(client, thread, line.budget, self._tools.clock.now(), 0, 0, idles=False)
+            folder = await session.run(client.select_folder, self._settings.folder, True)
+            session.idles = await session.run(client.has_capability, "IDLE")
+            session.uidvalidity = _number(folder.get(b"UIDVALIDITY"), "UIDVALIDITY")
+            session.uidnext = _number(folder[b"UIDNEXT"], "UIDNEXT") if b"UIDNEXT" in folder else 0
+            yield session
         finally:
             line.hang_up()
             thread.submit(line.close)
@@ -184,6 +197,10 @@ class ImapListener:
         known = _Cursor(**json.loads(saved))
         if known.uidvalidity != session.uidvalidity:
             log.warning("mailbox.renumbered", endpoint=self._reading.endpoint)
+            known = _Cursor(session.uidvalidity, -1, known.seen_at)
+        elif known.uid >= session.uidnext > 0:
+            # Past the end: the folder was set back, or a number we believed was false. Later mail would never be read.
+            log.warning("mailbox.ended_before_cursor", endpoint=self._reading.endpoint, uid=known.uid)
             known = _Cursor(session.uidvalidity, -1, known.seen_at)
         return known, known.seen_at - REREAD_MARGIN_S
 
@@ -207,7 +224,7 @@ class ImapListener:
                     cursor = replace(cursor, uid=uid)
                     await self._save(cursor)
         if rereading:  # only now: broken off in the midst, all of it is read again
-            cursor = replace(cursor, uid=max([*uids, session.uidnext - 1]))
+            cursor = replace(cursor, uid=max([0, *uids, session.uidnext - 1]))
             await self._save(cursor)
         return cursor
 
@@ -215,8 +232,9 @@ class ImapListener:
         """Whether this mail has been tried often enough. It stays in the mailbox, where a person finds it."""
         tries = self._failing[1] + 1 if self._failing[0] == uid else 1
         self._failing = (uid, tries)
-        if tries < TRIES_MAX:
+        if tries < TRIES_MAX or self._left >= LEFT_MAX:
             return False
+        self._left += 1
         # No traceback: its variables hold the mail.
         log.error("mail.left_behind", endpoint=self._reading.endpoint, uid=uid, error=type(error).__name__)
         return True
@@ -258,12 +276,13 @@ class ImapListener:
         if rereading and await self._tools.store.get(mark) is not None:
             return
         await accept(event)
+        self._left = 0
         await self._tools.store.put(mark, "1", SEEN_TTL_S)
         log.info("mail.received", endpoint=self._reading.endpoint, outcome="accepted", octets=len(raw))
 
     async def _wait_for_more(self, session: _Session) -> None:
         if session.idles:
-            await session.run(_idle, session.client, self._settings.idle_s)
+            await session.run(_idle, session.client, session.budget, self._settings.idle_s)
         else:
             await self._tools.clock.sleep(self._settings.poll_s)
 
@@ -310,6 +329,7 @@ class _Line:
     def __init__(self, settings: ImapSettings, token: str) -> None:
         self._settings = settings
         self._token = token
+        self.budget = Budget(settings.message_max_bytes + LITERALS_BESIDE)
         self._client: IMAPClient | None = None
         self._cut = threading.Event()
 
@@ -319,12 +339,13 @@ class _Line:
         context = None
         if settings.tls != "none":
             context = ssl.create_default_context(cafile=settings.ca_file)
-        client = IMAPClient(
+        client = BoundedClient(
             settings.host,
             settings.port,
-            ssl=settings.tls == "tls",
-            ssl_context=context,
-            timeout=SocketTimeout(CONNECT_S, ANSWER_S),
+            tls=context if settings.tls == "tls" else None,
+            connect_s=CONNECT_S,
+            answer_s=ANSWER_S,
+            budget=self.budget,
         )
         self._client = client
         if self._cut.is_set():
@@ -365,13 +386,22 @@ def _list_after(client: IMAPClient, uid: int, since: float) -> list[int]:
     client._imap.response("EXISTS")  # forget what we are about to see anyway
     if uid < 0:
         day = datetime.fromtimestamp(max(since, 0.0), UTC).date() - timedelta(days=1)
-        return sorted(int(found) for found in client.search(["SINCE", day]))
+        return sorted({_number(found, "UID") for found in client.search(["SINCE", day])})
     # `n:*` always names the last mail, also one below n (RFC 3501, section 6.4.8).
-    return sorted(int(found) for found in client.search(["UID", f"{uid + 1}:*"]) if int(found) > uid)
+    found = {_number(one, "UID") for one in client.search(["UID", f"{min(uid + 1, UID_MAX)}:*"])}
+    return sorted(one for one in found if one > uid)
 
 
-def _idle(client: IMAPClient, seconds: float) -> None:
+def _number(value: object, what: str) -> int:
+    """A number that may stand there. One beyond would be remembered, and hide all mail that comes later."""
+    if not isinstance(value, int) or not 0 < value <= UID_MAX:
+        raise EndpointUnavailable("answer_garbled", f"the mailbox's server gives no {what} that can be one")
+    return value
+
+
+def _idle(client: IMAPClient, budget: Budget, seconds: float) -> None:
     """Wait until the server tells of something, at most `seconds`; blocks."""
+    budget.renew(extra_s=seconds)
     client.idle()
     # Mail that was announced while we listed is not announced again.
     if client._imap.response("EXISTS")[1] == [None] and not _has_unread(client):
