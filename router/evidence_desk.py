@@ -6,7 +6,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from channels.tools import Clock
-from health.board import Board
+from health.board import Board, BoardFull
 from health.report import Evidence, Report
 
 WAITING_MAX = 10_000
@@ -53,10 +53,16 @@ class EvidenceDesk:
                 await self._board.record(evidence)
                 evidence = []
             while reports:
-                await self._board.push_report(reports[0])
+                await self._push(reports[0])
                 reports.pop(0)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("evidence.kept_back", count=len(evidence) + len(reports), error=type(error).__name__)
             self._evidence = (evidence + self._evidence)[-WAITING_MAX:]
             self._reports = (reports + self._reports)[-WAITING_MAX:]
             self._wake.set()
+
+    async def _push(self, report: Report) -> None:
+        try:
+            await self._board.push_report(report)
+        except BoardFull as error:  # whoever invents names must not end the process that sends
+            log.warning("report.dropped", endpoint=report.endpoint, error=str(error))

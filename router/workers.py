@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from redis.exceptions import RedisError
 
+from health.board import BoardFull
 from router.core import Core
 from router.metric_files import reserve_metric_files
 from router.telemetry import LOOP_LAG_SECONDS
@@ -35,7 +36,7 @@ async def keep_beating(
             reserve_metric_files()
             try:
                 await core.board.beat(worker, role, core.clock.now(), facts())
-            except (RedisError, OSError, TimeoutError) as error:
+            except (RedisError, OSError, TimeoutError, BoardFull) as error:
                 log.warning("beat.failed", error=type(error).__name__)
             planned = core.clock.monotonic() + BEAT_S
             await core.clock.sleep(BEAT_S)

@@ -46,6 +46,8 @@ TRIES_MAX = 3
 """Of one mail that cannot be taken for a reason no waiting mends; then the next one is read."""
 LEFT_MAX = 3
 """Mails left behind with none taken in between: beyond, it is us, and everything waits."""
+FAILING_MAX = 1_000
+"""Such mails remembered; beyond, their tries begin anew."""
 UNTAKABLE = (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """Such reasons: faults of ours, or of what it holds."""
 UID_MAX = 2**32 - 1
@@ -133,8 +135,8 @@ class ImapListener:
         self._tokens = TokenSource(oauth2, tools.http, tools.clock) if oauth2 is not None else None
         self._key = "imap-cursor:" + hashlib.sha256(f"{settings.username} {settings.folder}".encode()).hexdigest()
         self._is_down = False
-        self._failing = (0, 0)
-        """The UID of a mail that could not be taken, and how often that was."""
+        self._failing: dict[int, int] = {}
+        """How often a mail could not be taken, by UID."""
         self._left = 0
 
     async def listen(self, accept: Accept) -> None:
@@ -230,13 +232,17 @@ class ImapListener:
 
     def _gives_up(self, uid: int, error: Exception) -> bool:
         """Whether this mail has been tried often enough. It stays in the mailbox, where a person finds it."""
-        tries = self._failing[1] + 1 if self._failing[0] == uid else 1
-        self._failing = (uid, tries)
-        if tries < TRIES_MAX or self._left >= LEFT_MAX:
+        if len(self._failing) >= FAILING_MAX:
+            self._failing.clear()
+        tries = self._failing.get(uid, 0) + 1
+        if tries < TRIES_MAX or (tries == TRIES_MAX and self._left >= LEFT_MAX):
+            self._failing[uid] = min(tries, TRIES_MAX - 1)
             return False
-        self._left += 1
-        # No traceback: its variables hold the mail.
-        log.error("mail.left_behind", endpoint=self._reading.endpoint, uid=uid, error=type(error).__name__)
+        self._failing[uid] = tries
+        if tries == TRIES_MAX:
+            self._left += 1
+            # No traceback: its variables hold the mail.
+            log.error("mail.left_behind", endpoint=self._reading.endpoint, uid=uid, error=type(error).__name__)
         return True
 
     async def _take(

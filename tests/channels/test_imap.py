@@ -305,6 +305,35 @@ async def test_a_mail_that_nobody_can_take_is_left_behind_and_the_next_ones_are_
     assert world.imap.fetched.count(1) == 3
 
 
+async def test_two_mails_that_nobody_can_take_hold_up_no_first_reading(world: World) -> None:
+    """All of it is read again whenever one fails: what was left behind is passed at once."""
+    taken = world.accept
+
+    async def accept(event: Event) -> Accepted:
+        if isinstance(event, InboundMessage) and event.text in {"Mail 1", "Mail 3"}:
+            raise ValueError("no waiting mends this")
+        return await taken(event)
+
+    for number in range(1, 5):
+        world.imap.add(number)
+    world.running.append(asyncio.create_task(world.listener().listen(accept)))
+    await until(lambda: world.texts() == ["Mail 2", "Mail 4"] and world.imap.idling == 1, seconds=10)
+
+
+async def test_where_no_mail_at_all_can_be_taken_it_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the fault is ours, and passing over everybody's mail would lose it."""
+    monkeypatch.setattr("channels.email.imap.TRIES_MAX", 1)
+    world.failure = KeyError("a fault of ours")
+    world.start()
+    await until(lambda: world.imap.idling == 1)
+    for number in range(1, 7):
+        world.imap.add(number)
+    await until(lambda: world.imap.fetched.count(4) >= 3, seconds=10)
+    assert 5 not in world.imap.fetched
+    world.failure = None
+    await until(lambda: world.texts() == ["Mail 4", "Mail 5", "Mail 6"], seconds=10)
+
+
 async def test_a_restart_goes_on_where_it_was(world: World) -> None:
     """The cursor is durable: after a restart nothing is read twice."""
     world.imap.add(1)
