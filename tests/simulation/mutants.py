@@ -70,7 +70,6 @@ PATCHES: Mapping[str, tuple[str, Callable[..., object]]] = MappingProxyType(
     {
         "what the dead had spooled": ("router.spool.Spool._adopt", _adopts_nothing),
         "past what is spooled": ("router.spool.Spool.holds", lambda spool, _: spool.away),
-        "put aside and said": ("router.spool._without_aside", lambda entries: entries),
     }
 )
 """The same for what no script does: what is put in whose place."""

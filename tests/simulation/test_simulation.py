@@ -35,7 +35,7 @@ class TestSecondHalf:
         _promises_kept(first, simulated)
 
 
-@pytest.mark.parametrize("seed", [3, 11])
+@pytest.mark.parametrize("seed", [3, 83])
 def test_a_seed_runs_the_same_every_time(seed, simulated):
     """Else the command that a failing seed prints would not repeat it."""
     first = run_seed(seed, simulated)
@@ -44,8 +44,12 @@ def test_a_seed_runs_the_same_every_time(seed, simulated):
 
 
 @pytest.mark.parametrize(
-    "name", ["no write-ahead attempt", "no fence check", "no gate check", "no flag", "removed by position"]
-)
+    "name",
+    [
+        "no write-ahead attempt", "no fence check", "no gate check", "no flag", "removed by position",
+        "not placed again",
+    ],
+)  # fmt: skip
 def test_a_broken_guarantee_is_noticed(name, simulated):
     """A simulation that finds nothing when something is broken proves nothing."""
     assert first_found(name, range(SEEDS), simulated) is not None
