@@ -32,13 +32,16 @@ test-bundled: $(VENV)/installed-dev  ## run what speaks to Redis on the server i
 	TEST_REDIS_SERVER=$(WHEEL_SERVER) \
 	  $(BIN)/python -m pytest tests/router/store tests/router/test_reception.py tests/health tests/scenarios $(TESTS)
 
-CLUSTERED := tests/router/store tests/router/test_backup.py tests/router/test_reception.py tests/scenarios
-STORE = $(if $(BUNDLED),TEST_REDIS_SERVER=$(WHEEL_SERVER)) $(if $(SECURED),TEST_REDIS_SECURED=1)
+CLUSTERED = tests/router/store tests/router/test_reception.py tests/scenarios $(if $(SECURED),,$(BACKUPS))
+BACKUPS := tests/router/test_backup.py
+STORE = $(if $(BUNDLED),TEST_REDIS_SERVER=$(WHEEL_SERVER)) $(if $(SECURED),TEST_REDIS_SECURED=throughline)
 test-cluster: $(VENV)/installed-dev  ## run the stories on a three-node Redis Cluster, customers spread over three shards; BUNDLED=1: the wheel's server; SECURED=1: TLS and a login
 	$(STORE) TEST_REDIS_TOPOLOGY=cluster TEST_SHARDS=3 $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+	$(if $(SECURED),TEST_REDIS_SECURED=throughline-backup TEST_REDIS_TOPOLOGY=cluster TEST_SHARDS=3 $(BIN)/python -m pytest $(BACKUPS))
 
 test-sentinel: $(VENV)/installed-dev  ## run the stories on a primary that three sentinels watch; BUNDLED=1, SECURED=1 as above
 	$(STORE) TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(CLUSTERED) $(TESTS)
+	$(if $(SECURED),TEST_REDIS_SECURED=throughline-backup TEST_REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(BACKUPS))
 
 FROM ?= 63bc20c
 test-upgrade: $(VENV)/installed-dev  ## run a rolling upgrade under load, from the version FROM (a commit) and back
@@ -54,7 +57,7 @@ soak: $(VENV)/installed-dev  ## simulate ten thousand seeds in two processes; sa
 mutants: $(VENV)/installed-dev  ## break the protocol one guarantee at a time; the simulation must notice each within 300 seeds
 	$(BIN)/python -m tests.simulation.run --mutants --seeds 300
 
-chaos: $(VENV)/installed-dev  ## kill, stop, fill, cut and promote under load, break every wire, and judge (12 minutes); CHAOS=--short, --long, --list, --only NAME
+chaos: $(VENV)/installed-dev  ## kill, stop, fill, cut and promote under load, break every wire, and judge (14 minutes); CHAOS=--short, --long, --list, --only NAME
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 fuzz: $(VENV)/installed-dev  ## attack every parser with a new seed, a minute each (about 10 minutes); FUZZ_S=600, FUZZ_SEED=7

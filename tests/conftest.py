@@ -15,8 +15,8 @@ from tests.topologies import Server, make_security, run_cluster, run_single, run
 
 TOPOLOGY = os.environ.get("TEST_REDIS_TOPOLOGY", "single")
 """`single`, `cluster` or `sentinel`: what the suite's Redis is made of."""
-SECURED = bool(os.environ.get("TEST_REDIS_SECURED"))
-"""Over TLS, as the user that deploy/redis names."""
+SECURED = os.environ.get("TEST_REDIS_SECURED", "")
+"""Over TLS, as this user of deploy/redis; empty: without."""
 
 
 def chosen_binary() -> Path | None:
@@ -45,7 +45,7 @@ def made_store(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[Serve
         return
     with tempfile.TemporaryDirectory(prefix="tl-") as folder, ExitStack() as stack:
         run: Any = {"single": run_single, "cluster": run_cluster, "sentinel": run_watched}[TOPOLOGY]
-        security = make_security(Path(folder)) if SECURED else None
+        security = make_security(Path(folder), SECURED) if SECURED else None
         made = stack.enter_context(run(Path(folder), chosen_binary(), security=security))
         yield made.url, made.holders
 

@@ -62,9 +62,9 @@ class Security:
                 *(("--aclfile", str(self.logins)) if login else ()))  # fmt: skip
 
 
-def make_security(folder: Path, openssl: str = "openssl") -> Security:
-    """A certificate for this machine by an authority that nobody else trusts, and the documented login's file."""
-    one = Security(folder / "authority.pem", folder / "server.pem", folder / "server.key", folder / "logins.acl")
+def make_security(folder: Path, user: str = "throughline") -> Security:
+    """A certificate for this machine by an authority that nobody else trusts, and the documented logins' file."""
+    one = Security(folder / "authority.pem", folder / "server.pem", folder / "server.key", folder / "logins.acl", user)
     signing = folder / "authority.key"
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     names = folder / "names"
@@ -76,10 +76,14 @@ def make_security(folder: Path, openssl: str = "openssl") -> Security:
         ["x509", "-req", "-in", request, "-CA", one.authority, "-CAkey", signing, "-CAcreateserial", "-days", "2",
          "-extfile", names, "-out", one.certificate],
     ):  # fmt: skip
-        subprocess.run([openssl, *map(str, command)], check=True, capture_output=True)
+        subprocess.run(["openssl", *map(str, command)], check=True, capture_output=True)
     digest = hashlib.sha256(one.password.encode()).hexdigest()
     documented = (Path(__file__).parents[1] / "deploy" / "redis" / "throughline.acl").read_text()
-    lines = [line for line in documented.splitlines() if line.startswith("user ")]
+    # What is restored goes into an empty store, and the stories empty it, and look, as the same user.
+    lines = [
+        f"{line} +flushall +keys" for line in documented.splitlines() if line.startswith("user throughline-backup ")
+    ]
+    lines += [line for line in documented.splitlines() if line.startswith("user throughline ")]
     one.logins.write_text("user default on nopass ~* &* +@all\n" + "\n".join(lines).replace("SHA256", digest) + "\n")
     return one
 

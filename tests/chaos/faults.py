@@ -9,22 +9,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import redis.asyncio
 
 from channels.sandbox.app import MAIL, PHONE, SMS, SMS_BACKUP
 from router.runtime import open_runtime
 from router.store.going_back import read_went_back
+from tests.chaos.clockwork import ALIVE_S, Ailment
 from tests.chaos.disk import DISK_BYTES, fill
 from tests.chaos.pages import Pages
 from tests.chaos.proxy import Proxy, Toxin
-from tests.chaos.stores import CuttableRedis, OneRedis, WatchedRedis
+from tests.chaos.stores import CuttableRedis, OneRedis, Replicated
 from tests.chaos.world import Gap, World
 
 ROLES = ("web", "dispatch-email", "dispatch-sms", "dispatch-chat", "dispatch-phone", "supervise", "clockwork", "redis")
 ENDPOINTS = (MAIL, SMS, SMS_BACKUP, PHONE)
 BROKEN_S = 8.0
 BACK_WITHIN_S = 30.0
+WORKING_WITHIN_S = 60.0
 OLDER_S = 1.0
 """How much of what Redis wrote is lost with the end of its file."""
 TAIL_BYTES = 40
@@ -38,8 +41,8 @@ class Fault:
 
     name: str
     strike: Callable[[World], Awaitable[None]]
-    sentinel: bool = False
-    """Needs Sentinel's Redis; the others are for the private one."""
+    store: str = "private"
+    """The kind of Redis it is for."""
 
 
 async def kill(world: World, role: str) -> None:
@@ -115,11 +118,52 @@ async def cut_older(world: World) -> None:
 
 
 async def promote(world: World, lag_s: float) -> None:
-    """Sentinel promotes a replica that is behind; what it has not was acknowledged to nobody."""
-    store = world.store
-    assert isinstance(store, WatchedRedis)
-    took_s = await store.promote_behind(lag_s)
+    """A replica is promoted that is behind; what it has not was acknowledged to nobody."""
+    took_s = await cast(Replicated, world.store).promote_behind(lag_s)
     world.say(f"         promoted after {took_s:.1f} s")
+
+
+async def restart_clockwork(world: World) -> None:
+    """SIGTERM, as for an upgrade: it finishes its job, and the next one goes on."""
+    if pid := world.pid("clockwork"):
+        os.kill(pid, signal.SIGTERM)
+        await _expect_working(world, pid)
+
+
+async def spoil_clockwork(world: World, ailment: Ailment, why: str) -> None:
+    """It runs and does nothing: its watchdog must notice and end it, and whoever keeps it start another one."""
+    if pid := world.pid("clockwork"):
+        log = world.settings.data_dir / "log" / "clockwork.log"
+        said = log.read_text(errors="replace").count(why)
+        (world.folder / ailment).touch()
+        await _expect_working(world, pid)
+        if log.read_text(errors="replace").count(why) == said:
+            world.wrong.append(f"the clockwork did not say that {why}")
+
+
+async def _expect_working(world: World, old: int) -> None:
+    """Another process beats on the board, for longer than one does in which no job goes through."""
+    begun, since = time.monotonic(), 0.0
+    deadline = begun + WORKING_WITHIN_S
+    while time.monotonic() < deadline:
+        pid = world.pid("clockwork")
+        if pid not in {None, old} and await _beats(world, pid):
+            since = since or time.monotonic()
+            if time.monotonic() - since > 2 * ALIVE_S:
+                world.say(f"         jobs went through again {since - begun:.1f} s later")
+                return
+        await asyncio.sleep(0.5)
+    world.wrong.append(f"the clockwork did no work within {WORKING_WITHIN_S:g} s")
+
+
+async def _beats(world: World, pid: int | None) -> bool:
+    async with open_runtime(world.settings, "cli") as runtime:
+        try:
+            return any(
+                beat.role == "clockwork" and f"-{pid}-" in f"-{beat.worker}-" for beat in await runtime.board.beats()
+            )
+        except redis.RedisError:
+            return False
 
 
 async def kill_web_under_pages(world: World, pages: Pages) -> None:
@@ -167,7 +211,13 @@ def plan(*, short: bool, long: bool, disk: Path | None, pages: Pages) -> list[Fa
     ]
     found.append(Fault("redis-cut", lose_answers))
     found.append(Fault("pages-kill-web", partial(kill_web_under_pages, pages=pages)))
-    return found + [Fault(f"promote-{lag}", partial(promote, lag_s=lag), sentinel=True) for lag in (1, 4)]
+    found += [
+        Fault("clockwork-restart", restart_clockwork),
+        Fault("clockwork-beat-dies", partial(spoil_clockwork, ailment=Ailment.BEAT_DIES, why="beat died")),
+        Fault("clockwork-hangs", partial(spoil_clockwork, ailment=Ailment.WORKER_HANGS, why="no job went through")),
+    ]
+    found += [Fault(f"promote-{lag}", partial(promote, lag_s=lag), "sentinel") for lag in (1, 4)]
+    return found + [Fault(f"promote-cluster-{lag}", partial(promote, lag_s=lag), "cluster") for lag in (1, 4)]
 
 
 async def _poison_endpoint(world: World, at: str, toxin: Toxin) -> None:

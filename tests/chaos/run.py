@@ -18,6 +18,7 @@ from tests.chaos.disk import enter_namespace, mount, unmount
 from tests.chaos.faults import Fault, plan
 from tests.chaos.load import ask, begin, speak
 from tests.chaos.pages import Pages
+from tests.chaos.stores import STORES
 from tests.chaos.verdict import DRAIN_S, allowed_s, drained, verdict
 from tests.chaos.world import World, open_world
 
@@ -35,11 +36,11 @@ async def watch(world: World) -> None:
 
 
 async def play(
-    faults: Sequence[Fault], pages: Pages, arguments: argparse.Namespace, folder: Path, disk: Path, *, sentinel: bool
+    faults: Sequence[Fault], pages: Pages, arguments: argparse.Namespace, folder: Path, disk: Path, *, store_kind: str
 ) -> bool:
     """One run over one kind of store; whether all went well."""
     url = ""
-    async with open_world(arguments.customers, folder, disk, sentinel=sentinel) as world:
+    async with open_world(arguments.customers, folder, disk, store_kind=store_kind) as world:
         url = world.settings.public_url.replace("http", "ws", 1) + "/chat/ws"
         async with pages.opened(url, arguments.sockets, min(TALKING, arguments.sockets)), asyncio.TaskGroup() as group:
             background = [group.create_task(one.run()) for one in world.customers.browsers.values()]
@@ -121,29 +122,28 @@ def main() -> int:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> int:
-    """Both kinds of store, one after the other; the exit status."""
+    """Each kind of store, one after the other; the exit status."""
     pages = Pages()
     went_well = True
-    for sentinel in (False, True):
-        place = folder / ("sentinel" if sentinel else "private")
+    for kind in STORES:
+        place = folder / kind
         place.mkdir()
         disk = place / "disk"
         small = mount(disk)
         chosen = [
             one
             for one in plan(short=arguments.short, long=arguments.long, disk=disk if small else None, pages=pages)
-            if one.sentinel is sentinel
-            and (not arguments.only or any(fnmatch(one.name, name) for name in arguments.only))
+            if one.store == kind and (not arguments.only or any(fnmatch(one.name, name) for name in arguments.only))
         ]
         if arguments.list:
             print("\n".join(one.name for one in chosen))
             chosen = []
-        if not small and not sentinel:
+        if not small and kind == "private":
             print("disk-full is left out: this machine lets us mount no disk of our own")
         if chosen:
             well = False
             try:
-                well = asyncio.run(play(chosen, pages, arguments, place, disk, sentinel=sentinel))
+                well = asyncio.run(play(chosen, pages, arguments, place, disk, store_kind=kind))
             finally:
                 if not well and small:  # the disk goes with us
                     shutil.copytree(disk, place / "kept", ignore=shutil.ignore_patterns("*.sock"))

@@ -2,11 +2,12 @@
 
 import asyncio
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +18,7 @@ from router.cli.up import children, prepare_store
 from router.demo.judge import Ledger, Marker
 from router.demo.people import CHAT, Api, Browser, Customers, Person, addresses, cast
 from router.demo.stage import write_settings
-from router.process_tree import ProcessTree, TreeStopped
+from router.process_tree import Child, ProcessTree, TreeStopped
 from router.runtime import load_wording
 from router.settings import (
     PRIVATE_FOLDER_MODE,
@@ -29,7 +30,7 @@ from router.settings import (
 )
 from router.telemetry import configure_logging
 from tests.chaos.proxy import Proxy
-from tests.chaos.stores import OneRedis, WatchedRedis, one_redis, watched_redis
+from tests.chaos.stores import STORES, OneRedis, Store
 
 OWN = {Channel.EMAIL: MAIL, Channel.CHAT: CHAT, Channel.PHONE: PHONE}
 
@@ -52,7 +53,7 @@ class World:
     tree: ProcessTree
     playing: asyncio.Task[None]
     """Ends when the tree does: at Ctrl-C, or because a child will not live."""
-    store: OneRedis | WatchedRedis
+    store: Store
     proxies: dict[str, Proxy]
     people: Sequence[Person]
     customers: Customers
@@ -93,7 +94,7 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def open_world(count: int, folder: Path, disk: Path, *, sentinel: bool) -> AsyncIterator[World]:
+async def open_world(count: int, folder: Path, disk: Path, *, store_kind: str) -> AsyncIterator[World]:
     """Vendors and Redis behind poisonable wires, the tree that `up` runs, and people.
 
     What the product writes lies on `disk`; what others write down, beside it in `folder`.
@@ -110,13 +111,13 @@ async def open_world(count: int, folder: Path, disk: Path, *, sentinel: bool) ->
         proxies[str(table["id"])] = proxy
         tables.append(table)
     file = folder / SETTINGS_FILE
-    head = "redis_replicas = 1\n" if sentinel else ""  # nothing is acknowledged that the replica has not
-    write_private_file(file, head + write_settings(port, tables))
-    open_store = watched_redis if sentinel else one_redis
+    kind = STORES[store_kind]
+    write_private_file(file, kind.head + write_settings(port, tables))
     try:
-        async with open_store(disk / "redis") as store:
+        async with kind.opened(disk / "redis") as store:
             settings = load_settings(file).model_copy(update={**store.settings, "public_url": url, "data_dir": disk})
-            settings = settings.model_copy(update={"broker_url": default_broker_url(settings.redis_url or "")})
+            broker = settings.broker_url or default_broker_url(settings.redis_url or "")
+            settings = settings.model_copy(update={"broker_url": broker})
             async with _inhabited(count, folder, settings, store, sandbox, proxies) as world:
                 yield world
     finally:
@@ -131,7 +132,7 @@ async def _inhabited(
     count: int,
     folder: Path,
     settings: Settings,
-    store: OneRedis | WatchedRedis,
+    store: Store,
     sandbox: Sandbox,
     proxies: dict[str, Proxy],
 ) -> AsyncIterator[World]:
@@ -139,7 +140,7 @@ async def _inhabited(
     key = await prepare_store(settings)
     (settings.data_dir / "metrics").mkdir(mode=PRIVATE_FOLDER_MODE)
     tree = ProcessTree(
-        children(settings, folder / SETTINGS_FILE),
+        [_ailing(child, folder) for child in children(settings, folder / SETTINGS_FILE)],
         log_folder=settings.data_dir / "log",
         private_redis=store.server if isinstance(store, OneRedis) else None,
         say=lambda text: print(f"         {text.splitlines()[0]}", flush=True),
@@ -164,6 +165,13 @@ async def _inhabited(
     finally:
         tree.stop()
         await asyncio.gather(playing, return_exceptions=True)
+
+
+def _ailing(child: Child, folder: Path) -> Child:
+    """As `up` runs it; the clockwork can be made to fail in ways that no signal brings about."""
+    if child.name != "clockwork":
+        return child
+    return replace(child, command=(sys.executable, "-m", "tests.chaos.clockwork", str(folder)))
 
 
 async def _until_ready(ready: asyncio.Event, playing: asyncio.Task[None]) -> None:
