@@ -13,17 +13,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError, LoginError
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from channels.contract import Accept
+from channels.email.imap_settings import ImapSettings
 from channels.email.imap_wire import BoundedClient, Budget, ask
-from channels.email.oauth import OAuth2Settings, TokenSource
+from channels.email.oauth import TokenSource
 from channels.errors import EndpointMisconfigured, EndpointUnavailable
 from channels.messages import Event, InboundMessage
 from channels.tools import Tools
@@ -54,44 +53,10 @@ UID_MAX = 2**32 - 1
 """RFC 3501, section 2.3.1.1: a UID and a UIDVALIDITY are 32 bits, not zero."""
 LITERALS_BESIDE = 1_000_000
 """Octets of literals that an answer may hold beside the mail that was asked for."""
-HOST = r"^[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}$"
-"""A host name or an IP address."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
-
-
-class ImapSettings(BaseModel):
-    """The mailbox that customers' mail arrives in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    host: Annotated[str, Field(pattern=HOST)]
-    port: Annotated[int, Field(ge=1, le=65535)] = 993
-    tls: Literal["tls", "starttls", "none"] = "tls"
-    """`none` only for loopback."""
-    ca_file: Path | None = None
-    username: Annotated[str, Field(min_length=1)]
-    password: SecretStr | None = None
-    oauth2: OAuth2Settings | None = None
-    folder: str = "INBOX"
-    idle_s: Annotated[float, Field(gt=0, le=1740)] = 60.0
-    """How long one IDLE lasts: a connection that died silently is noticed after it. RFC 2177 allows 29 min."""
-    poll_s: Annotated[float, Field(gt=0, le=600)] = 5.0
-    """How often to look where the server knows no IDLE."""
-    first_read_days: Annotated[int, Field(ge=0, le=30)] = 1
-    """The first time, or after 30 days away, mail of this many days is read; what is older is not."""
-    message_max_bytes: Annotated[int, Field(ge=10_000, le=150_000_000)] = 35_000_000
-    """Of a larger mail the text is kept and the files are not."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "ImapSettings":
-        if (self.password is None) == (self.oauth2 is None):
-            raise ValueError("give either password or oauth2")
-        if self.tls == "none" and self.host not in {"127.0.0.1", "::1", "localhost"}:
-            raise ValueError("tls = 'none' is only for loopback: use 'tls' or 'starttls'")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from channels.contract import Accept, Capabilities, EndpointSettings
-from channels.email.imap import HOST, ImapListener, ImapSettings
+from channels.email.imap import ImapListener
+from channels.email.imap_settings import HOST, ImapSettings
 from channels.email.lmtp import LmtpListener, LmtpSettings
 from channels.email.oauth import OAuth2Settings, TokenSource
 from channels.email.submission import AFTER_DOT_S, TO_DOT_S, Server, Submission, TlsMode

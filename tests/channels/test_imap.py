@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from channels.email.imap import ImapListener, ImapSettings
+from channels.email.imap import ImapListener
+from channels.email.imap_settings import ImapSettings
 from channels.messages import Accepted, Event, InboundMessage, ReceiptEvent
 from channels.sandbox.mail_delivery import write_bounce
 from channels.tools import Tools

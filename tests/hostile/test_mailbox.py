@@ -12,7 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from channels.email import imap, imap_wire
-from channels.email.imap import ImapListener, ImapSettings
+from channels.email.imap import ImapListener
+from channels.email.imap_settings import ImapSettings
 from channels.messages import Accepted, Event, InboundMessage
 from channels.tools import Tools
 from channels.wire.mail_parse import Reading

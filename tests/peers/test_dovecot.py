@@ -14,7 +14,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from channels.email.imap import ImapListener, ImapSettings
+from channels.email.imap import ImapListener
+from channels.email.imap_settings import ImapSettings
 from channels.messages import Accepted, Event, InboundMessage
 from channels.sandbox.mail_delivery import deliver, write_mail
 from channels.tools import Tools
