@@ -287,7 +287,7 @@ async def test_who_waits_beyond_the_first_hundred_can_be_seen_and_found(face: An
         await face.hear(f"Question {number}", f"+1202555{1000 + number}", f"SM{number:032d}") for number in range(102)
     ]
     last = (await face.runtime.switchboard.conversation(ids[-1])).conversation.reference
-    await _log_in(page, base, face.plain["agent"])
+    await _log_in(page, base, face.plain["admin"])
     await page.get_by_role("link", name="Conversations 100+").wait_for()
     await page.get_by_role("searchbox", name="Find by reference").fill(f" {last.lower()} ")
     await page.get_by_role("button", name="Find").click()
@@ -295,6 +295,8 @@ async def test_who_waits_beyond_the_first_hundred_can_be_seen_and_found(face: An
     await page.get_by_role("button", name="Show more").click()
     await page.get_by_role("link", name="Conversations 102", exact=True).wait_for()
     assert await page.locator(".row").count() == 102
+    await page.set_viewport_size({"width": 320, "height": 640})
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 async def test_an_agent_sees_that_another_one_answered_meanwhile(face: Any, base: str, page: Any) -> None:
