@@ -237,7 +237,8 @@ async def test_a_full_window_writes_nothing(desk: Desk, monkeypatch: pytest.Monk
     adapter = await desk.listen(window=2, enquire_link_s=60)
     await desk.smsc.set_fault(Fault.HANG, share=0.999_999)
     two = [asyncio.create_task(adapter.send(say("hello"))) for _ in range(2)]
-    await asyncio.sleep(0.05)
+    session = await adapter._link.session(1.0)
+    await until(lambda: len(session._pending) == 2)
     with pytest.raises(EndpointUnavailable, match="window_full"):
         await adapter.send(say("hello"))
     for task in two:
@@ -535,7 +536,9 @@ async def test_a_person_may_say_the_same_twice(desk: Desk) -> None:
     await desk.smsc.write("+15550123", "yes")
     await desk.smsc.write("+15550123", "yes")
     await until(lambda: len(desk.events) == 2)
-    await asyncio.sleep(0.3)  # an enquire_link proves that our answers were read
+    inbound = desk.adapters[0]._inbound
+    assert inbound is not None
+    await until(lambda: not inbound._once)  # an enquire_link proves that our answers were read
     for client in tuple(desk.smsc._clients):
         client.writer.transport.abort()
     await desk.smsc.write("+15550123", "yes")

@@ -210,10 +210,13 @@ async def test_a_dead_workers_slot_is_free_after_its_claim_lapsed(
     """A living worker renews its claim for as long as the job runs; a dead one cannot."""
     monkeypatch.setattr(jobs, "SLOT_HELD_S", 1)
     mine, other = Slots(store, "w1"), Slots(store, "w2")
-    await store.redis.call("SET", "tl:job:job:1:held", "dead", "PX", 300)
+    await store.redis.call("SET", "tl:job:job:1:held", "dead", "EX", 30)
     async with mine.claim("job", 1) as ours:
         assert not ours
-    await asyncio.sleep(0.35)
+    await store.redis.call("PEXPIRE", "tl:job:job:1:held", 1)
+    async with asyncio.timeout(5):
+        while await store.redis.call("EXISTS", "tl:job:job:1:held"):
+            await asyncio.sleep(0.01)
     async with mine.claim("job", 1) as ours:
         assert ours
         await asyncio.sleep(1.3)
