@@ -37,6 +37,8 @@ SETTINGS_VARIABLE = "THROUGHLINE_SETTINGS"
 PARENT_VARIABLE = "THROUGHLINE_PARENT"
 """Set for the children of a process tree: the pid they belong to."""
 SETTINGS_MAX_BYTES = 1_000_000
+ELSEWHERE_MAX_BYTES = 64_000
+"""Of a value that stands in a file of its own; a certificate with its chain is a tenth of it."""
 SECRET_LENGTH_MIN = 32
 ENDPOINTS_MAX = 200
 PRIVATE_FILE_MODE = 0o600
@@ -166,7 +168,11 @@ class Settings(BaseSettings):
     @field_validator("templates_folder")
     @classmethod
     def _exists(cls, folder: Path | None) -> Path | None:
-        if folder is not None and not folder.is_dir():
+        try:
+            is_there = folder is None or folder.is_dir()
+        except OSError as error:
+            raise ValueError(f"names a folder that cannot be looked at: {error.strerror}") from error
+        if not is_there:
             raise ValueError("names a folder that does not exist; create it, or remove the setting")
         return folder
 
@@ -277,9 +283,10 @@ def read_settings_file(file: Path) -> dict[str, Any]:
         SettingsError: unreadable, too large, or no TOML.
     """
     try:
-        if file.stat().st_size > SETTINGS_MAX_BYTES:
+        octets = _read_bounded(file, SETTINGS_MAX_BYTES)
+        if len(octets) > SETTINGS_MAX_BYTES:
             raise SettingsError(f"{file}: larger than {SETTINGS_MAX_BYTES} bytes, so it cannot be a settings file.")
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(octets.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: this is not valid TOML: {error}. Correct that line.") from error
     except OSError as error:
@@ -309,13 +316,24 @@ def resolve_elsewhere(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     def _read_file(name: str, place: str) -> str:
         try:
-            return Path(name).read_text(encoding="utf-8").strip()
+            octets = _read_bounded(Path(name), ELSEWHERE_MAX_BYTES)
+            if len(octets) > ELSEWHERE_MAX_BYTES:
+                raise SettingsError(f"{where}: {place}: {name} is larger than {ELSEWHERE_MAX_BYTES} bytes.")
+            return octets.decode().strip()
         except OSError as error:
             raise SettingsError(f"{where}: {place}: {name} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise SettingsError(f"{where}: {place}: {name} holds no text. Name a file of one line of text.") from error
+        except ValueError as error:  # a NUL in its name
+            raise SettingsError(f"{where}: {place}: {name!r} can be no file's name. Correct it.") from error
 
     return {key: resolve(value, key) for key, value in raw.items()}
+
+
+def _read_bounded(file: Path, most: int) -> bytes:
+    """At most one octet more than that: what is named may be a device without an end."""
+    with file.open("rb") as opened:
+        return opened.read(most + 1)
 
 
 def default_broker_url(redis_url: str) -> str:
@@ -336,8 +354,15 @@ def _with_absolute_folders(raw: Mapping[str, Any], folder: Path) -> dict[str, An
     anchored = dict(raw)
     for key in ("data_dir", "templates_folder"):
         if isinstance(raw.get(key), str):
-            anchored[key] = str(folder / Path(raw[key]).expanduser())
+            anchored[key] = str(folder / _at_home(Path(raw[key])))
     return anchored
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # the home of nobody we know: a folder that is called so
+        return path
 
 
 def _local_url(web: WebSettings) -> str:
