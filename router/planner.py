@@ -134,12 +134,13 @@ class Planner:
         found = await asyncio.gather(*(self._decide_if_readable(facts, views, now) for facts in batch))
         decided = [(facts, one) for facts, one in zip(batch, found, strict=True) if one is not None]
         await self.core.store.rebind(shard, [change for _, (change, _) in decided])
-        for facts, (_, decision) in decided:
-            if not facts.head_waited or decision.kind is not DecisionKind.PARKED:
-                await self.core.store.note(
-                    shard, "decision.made", {"d": write_decision(decision)}, conversation_id=facts.conversation_id
-                )
+        told = [one for facts, (_, one) in decided if not facts.head_waited or one.kind is not DecisionKind.PARKED]
+        await asyncio.gather(*(self._note(shard, decision) for decision in told))
         return len(batch)
+
+    async def _note(self, shard: int, decision: Decision) -> None:
+        facts = {"d": write_decision(decision)}
+        await self.core.store.note(shard, "decision.made", facts, conversation_id=decision.conversation_id)
 
     async def _decide_if_readable(
         self, facts: SideFacts, views: tuple[EndpointView, ...], now: float

@@ -16,6 +16,14 @@ from router.store.redis import Pipelined
 BINDINGS_MAX = 50
 REFERENCE_TRIES = 20
 CLAIM_S = 60
+MARK_TRIES = 5
+"""At a binding that somebody changes meanwhile; one that stays unmarked is marked after the next send to nobody."""
+CHANGE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+"""Only as it was read: consent withdrawn in between must not come back."""
 
 
 class TooManyBindings(Exception):
@@ -130,10 +138,13 @@ class People:
     async def mark_unreachable(self, customer_id: str, where: str, until: float) -> None:
         """The provider says nobody is there: not tried before `until`."""
         key = f"{keys.shard(shard_of(customer_id))}bd:{customer_id}"
-        text = await self.redis.call("HGET", key, where)
-        if text:
-            binding = replace(codec.load_binding(where, text), unreachable_until=until)
-            await self.redis.call("HSET", key, where, codec.dump_binding(binding))
+        for _ in range(MARK_TRIES):
+            text = await self.redis.call("HGET", key, where)
+            if not text:
+                return
+            marked = codec.dump_binding(replace(codec.load_binding(where, text), unreachable_until=until))
+            if await self.redis.call("EVAL", CHANGE, 1, key, where, text, marked):
+                return
 
     async def at(self, address: Address, endpoint: EndpointId | None = None) -> list[str]:
         """Ids of the customers reachable at an address."""

@@ -150,3 +150,25 @@ def test_without_a_list_the_countries_are_our_own() -> None:
     assert countries_of(settings) == {"DE", "GB"}
     assert countries_of(settings.model_copy(update={"messages": Settings(
         messages={"unverified_countries": ("FR",)}).messages})) == {"FR"}  # fmt: skip
+
+
+async def test_consent_withdrawn_while_a_number_is_marked_as_dead_stays_withdrawn(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark is written into a record that was read before: it must not bring back what stood there."""
+    number = Address(Channel.SMS, "+12025550100")
+    ann = await runtime.switchboard.create_customer(name="Ann", locale="en", bindings=[Binding(number, verified=True)])
+    people = runtime.core.people
+    call, read = people.redis.call, asyncio.Event()
+
+    async def withdraw_after_the_first_look(*command: object) -> object:
+        answer = await call(*command)
+        if command[0] == "HGET" and not read.is_set():
+            read.set()
+            await people.set_binding(ann.id, Binding(number, verified=True, consent=False))
+        return answer
+
+    monkeypatch.setattr(people.redis, "call", withdraw_after_the_first_look)
+    await people.mark_unreachable(ann.id, str(number), 2_000_000_000.0)
+    (binding,) = (await runtime.switchboard.customer(ann.id)).bindings
+    assert (binding.consent, binding.unreachable_until) == (False, 2_000_000_000.0)
