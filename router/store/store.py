@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
+from redis.exceptions import ResponseError
 
 from health.report import EndpointId
 from router.domain.conversation import SideName
@@ -182,9 +183,19 @@ class Store(Reading):
         """Facts about sides of one shard, `conversation:side` each; what is gone, or cannot be read, is left out."""
         facts: list[SideFacts] = []
         for start in range(0, len(members), BATCH_MAX):
-            rows = await self._run("affected", shard, {"ids": list(members[start : start + BATCH_MAX])})
+            rows = await self._affected(shard, list(members[start : start + BATCH_MAX]))
             facts += _load_each(codec.load_facts, [row for row in rows if row])
         return facts
+
+    async def _affected(self, shard: int, members: list[str]) -> list[str]:
+        try:
+            return list(await self._run("affected", shard, {"ids": members}))
+        except ResponseError:
+            if len(members) == 1:
+                log.exception("record.unreadable", side=members[0])
+                return []
+        # One that the script stumbles over must not keep the others where they are.
+        return [row for member in members for row in await self._affected(shard, [member])]
 
     async def wake_sides(self, shard: int, members: Sequence[str]) -> int:
         """Look again now at those of these sides (`conversation:side`, at most 100) that wait for a route; how many."""
@@ -204,11 +215,12 @@ class Store(Reading):
 
     async def recall(self, shard: int, endpoint: EndpointId, since: float) -> int:
         """Return to `unknown` what `endpoint` took after `since` and has no receipt for; how many messages."""
-        total = 0
+        total = skip = 0
         for _ in range(1000):
-            count = await self._run("recall", shard, {"ep": endpoint, "since": int(since * 1000), "n": BATCH_MAX})
-            total += int(count)
-            if await self.redis.call("ZCARD", f"{keys.shard(shard)}aw:{endpoint}") == 0:
+            argument = {"ep": endpoint, "since": int(since * 1000), "n": BATCH_MAX, "skip": skip}
+            count, kept = await self._run("recall", shard, argument)
+            total, skip = total + int(count), skip + int(kept)
+            if await self.redis.call("ZCARD", f"{keys.shard(shard)}aw:{endpoint}") <= skip:
                 break
         return total
 

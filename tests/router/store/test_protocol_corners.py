@@ -175,6 +175,24 @@ async def test_what_an_endpoint_lost_goes_out_again_in_the_order_it_was_said(des
     assert again == said
 
 
+async def test_what_is_not_said_again_after_a_loss_still_awaits_its_receipt(desk):
+    await desk.open()
+    proven = await desk.say("one")
+    (leased,) = await desk.lease()
+    await desk.settle(leased, "sent", receipt_within_s=30)
+    desk.advance(10)
+    await desk.move()
+    (notice,) = await desk.lease(SMS)
+    await desk.settle(notice, "sent", receipt_within_s=30)
+    assert await desk.store.recall(0, SMS, desk.now - 60) == 0, "nobody is told twice"
+    assert await desk.store.recall(0, MAIL, desk.now - 5) == 0, "it was proven to work after that"
+    desk.advance(60)
+    for endpoint, one in ((MAIL, leased), (SMS, notice)):
+        overdue = await desk.store.receipts_overdue(0, endpoint, int(desk.now * 1000), 10)
+        assert overdue == [one.token], "nobody would ever look for its receipt again"
+    assert await desk.state(proven) == "sent"
+
+
 async def test_a_notice_that_was_overtaken_holds_nothing_up_when_its_outcome_is_unknown(desk):
     await desk.open()
     message = await desk.say("one")
