@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from channels.contract import Adapter
 from channels.messages import Channel
@@ -129,7 +131,7 @@ class Supervisor:
             began = self.core.clock.monotonic()
             try:
                 await self.step(monitor, mover, pace)
-            except (LeaseLost, RedisError, OSError, TimeoutError):
+            except (LeaseLost, RedisConnectionError, RedisTimeoutError, OSError, TimeoutError):
                 raise
             except Exception:  # the loop's rim: what breaks one step is tried again, and the gates are renewed first
                 log.exception("step.broke")

@@ -166,3 +166,12 @@ async def test_a_step_that_breaks_does_not_end_the_supervisor(desk: Desk, monkey
     monkeypatch.setattr(Supervisor, "step", break_first)
     async with running(supervisor.run()) as task:
         await becomes_true(lambda: steps > 3, task)
+
+
+async def test_a_side_that_a_script_stumbles_over_keeps_no_other_where_nothing_works(desk: Desk) -> None:
+    moved = [await desk.open(name, mailbox(name), number(last)) for last, name in enumerate(("ann", "bob"))]
+    await desk.damage("s", f"{moved[0].conversation_id}:c", "nd", "{")
+    await desk.runtime.switchboard.start_failover(scope=[MAIL], target=None, who="ops", why="test", expires_in_s=60)
+    mover = Mover(desk.runtime.core, Pace(desk.runtime.core.capabilities))
+    await mover.lead_away(MAIL, await desk.runtime.core.views(), evidence="test", inbound_only=False)
+    assert [await desk.endpoint_of(one) for one in moved] == [MAIL, SMS]
