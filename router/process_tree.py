@@ -168,10 +168,19 @@ class ProcessTree:
 
     async def _keep(self, child: Child) -> None:
         """Start it, and start it again when it dies, until the tree stops."""
-        deaths = 0
+        deaths = refused = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            process = await self._start(child)
+            try:
+                process = await self._start(child)
+            except OSError as error:  # no room for its log, no memory, no process left: that passes
+                wait_s = min(BACKOFF_MAX_S, self._backoff_first_s * 2 ** min(refused, DEATHS_MAX))
+                refused += 1
+                self._say(f"{child.name} cannot be started: {error}. Next try in {wait_s:g} s.")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), wait_s)
+                continue
+            refused = 0
             code = await process.wait()
             _kill_group(process.pid)
             if self._when_ended is not None:
@@ -220,7 +229,7 @@ class ProcessTree:
             try:
                 await asyncio.to_thread(server.start)
                 backoff_s = self._backoff_first_s
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, redis.RedisError) as error:
                 self._say(f"{error}\nNext try in {backoff_s:g} s.")
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
@@ -265,9 +274,10 @@ class ProcessTree:
             await asyncio.sleep(LOG_CHECK_S)
             for child in self._children:
                 log = self._log(child)
-                if log.exists() and log.stat().st_size > LOG_MAX_BYTES:
-                    await asyncio.to_thread(_keep_older_half, log)
-                    os.truncate(log, 0)
+                with suppress(OSError):  # somebody moved it away meanwhile; the next look finds what is there then
+                    if log.stat().st_size > LOG_MAX_BYTES:
+                        await asyncio.to_thread(_keep_older_half, log)
+                        os.truncate(log, 0)
 
     def _log(self, child: Child) -> Path:
         return self._log_folder / f"{child.name}.log"

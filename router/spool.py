@@ -1,6 +1,7 @@
 """What Redis cannot take now: fsynced at the edge in the order it came, taken once Redis is back, kept a while."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +35,8 @@ TRIES_MAX = 3
 """Of an entry that breaks on something else than Redis; then it is put aside for a person."""
 KEPT_S = 600.0
 """After it was taken: a Redis that comes back older than it was is told again."""
+ASIDE_BYTES_MAX = BYTES_MAX
+"""Of what waits for a person; beyond it an entry that nobody can take stays where it is, and holds up its like."""
 SUFFIX, TAKEN_SUFFIX, ASIDE = ".spool", ".taken", "aside"
 """`aside` is also the kind of the line that says of an entry, in its own file, that it was put aside."""
 
@@ -169,13 +173,18 @@ class Spool:
         """Have taken whatever waits, as soon as Redis takes it, until cancelled."""
         try:
             while True:
-                await self._adopt()
-                if self._waiting:
-                    await self._have_taken(take)
-                elif self.away and not self._keeping:
-                    self.away = False  # nothing could be kept: only Redis itself can say whether it is back
-                if not self._waiting and not self._keeping:
-                    self._put_away()
+                try:
+                    await self._adopt()
+                    if self._waiting:
+                        await self._have_taken(take)
+                    elif self.away and not self._keeping:
+                        self.away = False  # nothing could be kept: only Redis itself can say whether it is back
+                    if not self._waiting and not self._keeping:
+                        self._put_away()
+                except (
+                    OSError
+                ):  # no file may be opened now, or the disk fails: what is promised waits for the next look
+                    log.exception("spool.not_looked_at")
                 await asyncio.sleep(LOOK_S)
         finally:
             if self._writer is not None:
@@ -224,13 +233,21 @@ class Spool:
 
     def _create(self) -> _File:
         """A new file, locked before it has a name that others look for."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _sync(self.folder.parent)  # a folder that a power failure takes away takes its files along
         stem = f"{time.time_ns() // 1_000_000:013d}-{self.name}-{os.getpid()}-{secrets.token_hex(4)}"
         draft, path = self.folder / f"{stem}.draft", self.folder / f"{stem}{SUFFIX}"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        draft.rename(path)
-        _sync(self.folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.rename(path)
+            _sync(self.folder)
+        except OSError:
+            os.close(descriptor)
+            for name in (draft, path):
+                name.unlink(missing_ok=True)  # empty as yet
+            raise
         return _File(path, descriptor)
 
     async def _adopt(self) -> None:
@@ -274,22 +291,30 @@ class Spool:
 
     async def _have_taken(self, take: Take) -> None:
         """One entry alone, to see whether Redis is back; then all of them."""
-        key = next(iter(self._waiting))
-        if not await self._take_first(take, key):
+        try:
+            for key in list(self._waiting)[:TOGETHER]:  # the first may be one that nobody can take or put aside
+                if await self._take_first(take, key):
+                    break
+        except StoreUnavailable:
             return
         self.away = False
         turns = asyncio.Semaphore(TOGETHER)
 
         async def empty(key: str) -> None:
             async with turns:
-                while not self.away and key in self._waiting:
-                    if not await self._take_first(take, key):
-                        return
+                with suppress(StoreUnavailable):
+                    while not self.away and key in self._waiting:
+                        if not await self._take_first(take, key):
+                            return
 
         await asyncio.gather(*(empty(key) for key in list(self._waiting)))
 
     async def _take_first(self, take: Take, key: str) -> bool:
-        """Whether the first entry of `key` is done with."""
+        """Whether the first entry of `key` is done with; False: nobody can take it, and it could not be put aside.
+
+        Raises:
+            StoreUnavailable: not now.
+        """
         queue = self._waiting.get(key)
         if not queue:
             return True
@@ -301,7 +326,7 @@ class Spool:
             except (StoreUnavailable, TimeoutError) as error:
                 self.away = True
                 log.info("spool.waits", waiting=self._count, error=type(error).__name__)
-                return False
+                raise StoreUnavailable(str(error)) from error
             except Exception as error:  # the loop's rim: an entry that nobody can take must not hold up the others
                 if attempt == TRIES_MAX:
                     log.exception("spool.put_aside", kind=entry.kind)
@@ -376,6 +401,10 @@ def _put_aside(folder: Path, entry: _Entry, error: Exception) -> bool:
         descriptor = os.open(folder / ASIDE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             size = os.fstat(descriptor).st_size
+            if size + len(content) > ASIDE_BYTES_MAX:
+                raise OSError(errno.EFBIG, "nobody has looked at what was put aside")
+            if not size:
+                _sync(folder)
             try:
                 _write_all(descriptor, content)
                 os.fsync(descriptor)

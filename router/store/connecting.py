@@ -156,12 +156,7 @@ def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator
     Answers are bytes. Raises `redis.RedisError`: nobody there answers.
     """
     address = read_address(url)
-    facts: dict[str, Any] = {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "protocol": 2,
-        "retry": RetryNow(NoBackoff(), 0),
-    }
+    facts: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
     if address is None:
         with closing(redis.Redis.from_url(url, **facts)) as client:
             yield [client]
@@ -169,7 +164,8 @@ def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator
     facts |= address.facts
     if address.kind == "sentinel":
         many: Any = redis.sentinel.Sentinel
-        sentinels = many(list(address.places), sentinel_kwargs=_of_sentinels(facts))
+        once = _of_sentinels(facts) | {"retry": RetryNow(NoBackoff(), 0)}  # there are others to ask
+        sentinels = many(list(address.places), sentinel_kwargs=once)
         try:
             _check_named(sentinels, address)
             with closing(sentinels.master_for(address.service, db=address.database, **facts)) as client:
@@ -178,7 +174,6 @@ def open_primaries(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Iterator
             for sentinel in sentinels.sentinels:
                 sentinel.close()
         return
-    facts.pop("retry")  # it is given one there
     with closing(open_cluster(address, **facts)) as cluster:
         found = sorted(cluster.get_primaries(), key=lambda node: str(node.name))
         yield [cluster.get_redis_connection(node) for node in found]

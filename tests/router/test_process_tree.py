@@ -111,6 +111,16 @@ async def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
         assert "role was ended by SIGKILL" in running.said[0]
 
 
+async def test_a_child_that_cannot_be_started_yet_is_started_later(tmp_path: Path) -> None:
+    """No room for its log, or no process left, is no reason to do without it for ever."""
+    (tmp_path / "role.log").mkdir()  # nothing can be appended there
+    async with Running(tmp_path, child("role", SLEEPER), backoff_first_s=0.01) as running:
+        await until(lambda: len(running.said) >= 2)
+        assert "role cannot be started" in running.said[0]
+        (tmp_path / "role.log").rmdir()
+        await until(lambda: len(lines(tmp_path / "role.log")) == 1)
+
+
 async def test_a_child_that_cannot_live_stops_the_tree_with_its_last_words(tmp_path: Path) -> None:
     """Ten deaths in a row are no accident; the others are stopped too."""
     broken = child("broken", "raise SystemExit('no key')")

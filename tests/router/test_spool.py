@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -208,3 +211,77 @@ async def test_every_field_of_an_event_survives_the_disk(tmp_path):
     for event in (message, receipt):
         assert await load_event(await dump_event(event, files), files) == event
     assert order_of(message) == "email/support|email:ann@example.org" and order_of(receipt) == "sms/acme|t0-1.2"
+
+
+async def test_one_that_can_neither_be_taken_nor_put_aside_holds_up_only_its_like(tmp_path, monkeypatch):
+    """The first of all, on a full disk: the others go on, and Redis is known to be back."""
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    taker.broken = {0}
+    monkeypatch.setattr(spools, "_put_aside", lambda *_: False)
+    await spool.keep("event", "ann", {"n": 0})
+    for number in range(1, 5):
+        await spool.keep("event", f"bob{number}", {"n": number})
+    spool.away = True
+    async with running(spool, taker):
+        await until(lambda: spool.waiting == 1)
+        assert sorted(taker.numbers) == [1, 2, 3, 4] and not spool.holds("carl") and spool.holds("ann")
+        taker.broken = set()
+        await until(lambda: spool.waiting == 0)
+
+
+async def test_who_may_open_no_file_looks_again(tmp_path, monkeypatch):
+    """A process with too many connections: its spool goes on as soon as it may."""
+    dead, taker, spool = Spool(tmp_path, "web"), Taker(), Spool(tmp_path, "web")
+    await dead.keep("event", "ann", {"n": 1})
+    os.close(dead._own.descriptor)
+    refused, look = [], spools._lock_and_read
+
+    def refuse(path):
+        if len(refused) < 3:
+            refused.append(path)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return look(path)
+
+    monkeypatch.setattr(spools, "_lock_and_read", refuse)
+    async with running(spool, taker):
+        await until(lambda: taker.numbers == [1])
+    assert len(refused) == 3
+
+
+async def test_a_new_folder_and_what_is_put_aside_are_on_disk_by_name_too(tmp_path, monkeypatch):
+    """A power failure may take a name whose folder was not synced, whatever the file itself was."""
+    synced, sync = [], spools._sync
+    monkeypatch.setattr(spools, "_sync", lambda folder: (synced.append(folder), sync(folder)))
+    spool, taker = Spool(tmp_path / "spool", "web"), Taker()
+    taker.broken = {0}
+    await spool.keep("event", "ann", {"n": 0})
+    assert synced == [tmp_path, tmp_path / "spool"]
+    async with running(spool, taker):
+        await until(lambda: spool.waiting == 0)
+    assert synced == [tmp_path, tmp_path / "spool", tmp_path / "spool"]
+
+
+async def test_what_nobody_looks_at_does_not_grow_for_ever(tmp_path, monkeypatch):
+    """The last one that fits is put aside whole, the next stays in the spool."""
+    monkeypatch.setattr(spools, "ASIDE_BYTES_MAX", 200)
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    taker.broken = {0, 1}
+    await spool.keep("event", "ann", {"n": 0})
+    await spool.keep("event", "bob", {"n": 1})
+    async with running(spool, taker):
+        await until(lambda: spool.waiting == 1)
+        await asyncio.sleep(0.2)
+    assert spool.waiting == 1 and len((tmp_path / "aside").read_text().splitlines()) == 1
+
+
+async def test_a_file_that_cannot_get_its_name_leaves_nothing_and_promises_nothing(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, "web")
+    monkeypatch.setattr(spools, "_sync", Mock(side_effect=OSError(errno.EIO, "I/O error")))
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(OSError, match="I/O error"):
+            await spool.keep("event", "ann", {"n": 1})
+    assert not list(tmp_path.iterdir()) and len(list(Path("/proc/self/fd").iterdir())) <= opened + 1
+    monkeypatch.undo()
+    await spool.keep("event", "ann", {"n": 1})
+    assert spool.waiting == 1
