@@ -175,3 +175,16 @@ async def test_a_side_that_a_script_stumbles_over_keeps_no_other_where_nothing_w
     mover = Mover(desk.runtime.core, Pace(desk.runtime.core.capabilities))
     await mover.lead_away(MAIL, await desk.runtime.core.views(), evidence="test", inbound_only=False)
     assert [await desk.endpoint_of(one) for one in moved] == [MAIL, SMS]
+
+
+async def test_a_side_that_a_script_stumbles_over_waits_alone(desk: Desk) -> None:
+    """At its own endpoint, and among those that wait for a route."""
+    broken, sound = [await desk.open(name, mailbox(name), number(last)) for last, name in enumerate(("ann", "bob"))]
+    await desk.damage("s", f"{broken.conversation_id}:c", "nd", "{")
+    (leased,) = await desk.runtime.store.lease(MAIL, "w", 10, TERMS)
+    assert leased.message_id == sound.message_id
+    refused = Settlement(leased.conversation_id, leased.side, leased.message_id, 1, leased.fence, "rejected")
+    await desk.runtime.store.settle(0, [refused])
+    await desk.runtime.store.redis.call("ZADD", "tl:{s0}:d:@plan", 1, f"{broken.conversation_id}:c")
+    await Planner(desk.runtime.core, asyncio.Event()).step(0)
+    assert await desk.endpoint_of(sound) == SMS

@@ -164,8 +164,10 @@ local allowed = gate_allows()
 local due = redis.call('ZRANGEBYSCORE', P .. 'd:' .. A.ep, '-inf', NOW, 'LIMIT', 0, math.min(A.n, 100))
 for _, member in ipairs(due) do
   local c, s = split_member(member)
-  local S = load_side(c, s)
-  if not S or S.dp ~= A.ep then
+  local readable, S = pcall(load_side, c, s)
+  if not readable then
+    redis.call('ZADD', P .. 'd:' .. A.ep, NOW + UNREADABLE_MS, member)
+  elseif not S or S.dp ~= A.ep then
     redis.call('ZREM', P .. 'd:' .. A.ep, member)
     journal('repair.made', c, '', A.ep, {what = 'due entry without work'})
   else

@@ -8,8 +8,10 @@ local out = {}
 if redis.call('EXISTS', P .. 'frozen') == 1 then return out end -- nobody is moved, and no notice is made, meanwhile
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'd:@plan', '-inf', NOW, 'LIMIT', 0, math.min(A.n, 100))) do
   local c, s = split_member(member)
-  local S = load_side(c, s)
-  if not S or S.dp ~= '@plan' then
+  local readable, S = pcall(load_side, c, s)
+  if not readable then
+    redis.call('ZADD', P .. 'd:@plan', NOW + UNREADABLE_MS, member)
+  elseif not S or S.dp ~= '@plan' then
     redis.call('ZREM', P .. 'd:@plan', member)
   else
     run_out(S)

@@ -36,6 +36,7 @@ if STANDS > VERSION or STANDS < VERSION - 1 then
 end
 local JOURNAL_MAX = 100000
 local LEGS_MAX = 50
+local UNREADABLE_MS = 5000 -- a side whose record is damaged is put off by this: it must not hold up the others
 
 local function now_ms()
   if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
