@@ -2,17 +2,13 @@
 
 import asyncio
 import contextlib
-import errno
-import os
-import secrets
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import cache
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
-from unittest import mock
 
 import redis
 from pydantic import SecretStr
@@ -20,9 +16,9 @@ from pydantic import SecretStr
 from channels.errors import LocalFault
 from channels.messages import Address, Channel, ReceiptEvent, ReceiptState
 from health.monitor import Monitor
-from health.records import StatusRecord, fresh
-from health.report import Direction, EndpointId, Status, Transition
-from router import dispatcher, mover, planner, reconciler, sender, supervisor
+from health.records import fresh
+from health.report import EndpointId, Status, Transition
+from router import planner, sender, spool
 from router.core import CONSOLE_ENDPOINT, Core, SwitchboardError
 from router.dispatcher import Dispatcher
 from router.domain.conversation import Agent, Binding, Customer
@@ -50,9 +46,10 @@ from tests.simulation.climate import CAPABILITIES, MAIL, Climate, draw_climate
 from tests.simulation.damage import damage
 from tests.simulation.doors import Doors
 from tests.simulation.lookout import Lookout
-from tests.simulation.loop import EPOCH_S, PROCESS, Process, VirtualLoop
+from tests.simulation.loop import EPOCH_S, Process, VirtualLoop
 from tests.simulation.people import Talk
 from tests.simulation.server import PROCESS_OF_NOBODY, Line, LineFaults, Server
+from tests.simulation.surroundings import CALM_POLL_S, SimBoard, let_go, surrounded
 from tests.simulation.vendors import SimAdapter, Taken, Vendor
 
 
@@ -60,22 +57,15 @@ async def _nothing(_: str) -> None:
     """The archive has nothing."""
 
 
-POLL_S, CALM_POLL_S = 8.0, 20.0
-"""Between two looks where no bell rings: longer than in life, so that an hour takes seconds."""
-FAILBACK_S, PACE_S = 10.0, 20.0
-"""Likewise: between two looks at who may go home, and between two times that the pace is written down."""
 DRAIN_S = 2_400.0
 """After the last fault everything must have drained within this, on the virtual clock: 10 minutes for a person, 5 for
 parked bulk, and what follows them."""
 IN_FLIGHT = 3
-WALK_S = 20.0
-"""Between two steps of the reconciler: each sees all that a seed has."""
 LATELY_S, STILL_S = 150.0, 15.0
 """A dispatcher that stood still for so much of the last so many seconds may have left something lying."""
 LOOK_S = 20.0
 """Between two looks of the people at what became of their words, while it drains."""
 
-SPOOL_LOOK_S = 4.0
 SHM = Path("/dev/shm")
 """Where files cost no disk, if there is one."""
 NO_ARCHIVE = SimpleNamespace(message=_nothing, head=_nothing)
@@ -87,65 +77,6 @@ T = TypeVar("T")
 def _settings() -> tuple[Settings, Wording]:
     settings = Settings.model_construct(organisation="Example", secret=SecretStr("x" * 32))
     return settings, load_wording(settings)
-
-
-class Listened:
-    """Takes what the loops log: a loop's rim that caught something is a fault found."""
-
-    def __init__(self, world: "World") -> None:
-        self.world = world
-        self.broken = world.loop.broken
-
-    def bind(self, **_: object) -> "Listened":
-        """The same for everybody."""
-        return self
-
-    def info(self, *_: object, **__: object) -> None:
-        """Nothing to see."""
-
-    warning = info
-
-    def error(self, event: str, **facts: object) -> None:
-        """Said to be impossible."""
-        if event == "repair.made":
-            self.world.repaired(str(facts["words"]), f"{facts['conversation']}:{facts['side']}")
-        elif (event, facts.get("step")) != ("settlement.given_up", "settle"):
-            self.broken.append(f"{event} {facts}")
-
-    def exception(self, event: str, **facts: object) -> None:
-        """Caught at a rim."""
-        import traceback
-
-        if event in {"spool.not_written", "spool.put_aside"}:
-            return  # a full disk; a message to a conversation that was closed: its client is asked what became of it
-
-        self.broken.append(f"{event} {facts}\n{traceback.format_exc()}")
-
-
-class SimBoard:
-    """Health's conclusions, as one process hears of them."""
-
-    def __init__(self, world: "World", lag_s: float) -> None:
-        self.world = world
-        self.lag_s = lag_s
-
-    async def statuses(self) -> dict[tuple[EndpointId, Direction], StatusRecord]:
-        """Both directions alike."""
-        world = self.world
-        now = world.now - self.lag_s
-        found = {}
-        for endpoint in world.climate.endpoints:
-            record = world.climate.status(endpoint, now, world.supervised_at)
-            found[endpoint, Direction.OUT] = record
-        return found
-
-    async def beats(self) -> list[object]:
-        """Nobody beats here."""
-        return []
-
-    async def open_incidents(self) -> list[object]:
-        """None is kept."""
-        return []
 
 
 class World:
@@ -253,7 +184,7 @@ class World:
 
     switches: dict[str, Switchboard]
 
-    def core(self, process: Process, faults: LineFaults, spool: Spool | None = None) -> Core:
+    def core(self, process: Process, faults: LineFaults, kept: Spool | None = None) -> Core:
         """What one process holds."""
         line = cast(Pipelined, Line(self.server, self.rng, faults))
         settings, wording = _settings()
@@ -268,7 +199,7 @@ class World:
             wording=wording,
             clock=process,
             capabilities={endpoint: CAPABILITIES[endpoint] for endpoint in self.vendors},
-            spool=spool,
+            spool=kept,
         )
 
     def _process(self, role: str, main: Callable[[Process, Core], Coroutine[Any, Any, None]]) -> None:
@@ -278,15 +209,15 @@ class World:
         process.stood_still = self.stood_still.setdefault(role, [])
         self.processes[role] = process
         kind = role.rstrip("0123456789")
-        spool = Spool(self.folder, kind) if self.climate.spools and kind in SPOOLING_ROLES else None
-        core = self.core(process, self.climate.line, spool)
+        kept = Spool(self.folder, kind) if self.climate.spools and kind in SPOOLING_ROLES else None
+        core = self.core(process, self.climate.line, kept)
         self.switches[process.name] = Doors(self, core)
 
         def died() -> None:
             self.kills += 1
             self.senders.pop(role, None)
-            if spool is not None:
-                _let_go(spool)
+            if kept is not None:
+                let_go(kept)
             if not self.ended:
                 after = self.rng.uniform(0.2, 8.0)
                 process.stood_still.append((self.now, self.now + after))
@@ -420,7 +351,7 @@ class World:
         """Faults, then calm until everything has drained, then what the clients see."""
         self.switches = {}
         self.ended = False
-        with tempfile.TemporaryDirectory(prefix="tl-", dir=SHM if SHM.is_dir() else None) as folder, self._patched():
+        with tempfile.TemporaryDirectory(prefix="tl-", dir=SHM if SHM.is_dir() else None) as folder, surrounded(self):
             self.folder = Path(folder)
             self._set_up()
             self._events()
@@ -443,7 +374,7 @@ class World:
 
     def _calm_down(self) -> None:
         self.calm = True
-        sender.POLL_S = planner.POLL_S = CALM_POLL_S
+        sender.POLL_S = planner.POLL_S = spool.LOOK_S = CALM_POLL_S
         faults = self.climate.line
         for name in ("killed_before", "killed_after", "request_lost", "answer_lost", "slow", "bell_lost"):
             setattr(faults, name, 0.0)
@@ -579,45 +510,3 @@ class World:
 
     def _kill(self) -> None:
         self.processes[self.rng.choice(sorted(self.processes))].kill()
-
-    def _write_all(self, descriptor: int, content: bytes) -> None:
-        """A disk that is full now and then, and a process that dies in the middle of a line."""
-        climate = self.climate
-        if not self.calm and self.rng.random() < climate.disk_full:
-            os.write(descriptor, content[: self.rng.randrange(len(content))])
-            process = PROCESS.get()
-            if process is not None and self.rng.random() < climate.torn:
-                process.kill()
-            raise OSError(errno.ENOSPC, "No space left on device")
-        os.write(descriptor, content)
-
-    @contextlib.contextmanager
-    def _patched(self) -> Iterator[None]:
-        """Nothing that the real world's clock or chance decides may reach the run."""
-        listened = Listened(self)
-        with contextlib.ExitStack() as stack:
-            for module in (dispatcher, mover, planner, reconciler, sender, supervisor):
-                stack.enter_context(mock.patch.object(module, "log", listened))
-            for module in ("edge", "receipts", "spool"):
-                stack.enter_context(mock.patch(f"router.{module}.log", listened))
-            for module in (planner, sender):
-                stack.enter_context(mock.patch.object(module, "POLL_S", POLL_S * self.pace))
-            stack.enter_context(mock.patch("router.spool.LOOK_S", SPOOL_LOOK_S * self.pace))
-            clock = SimpleNamespace(time=lambda: self.unix, time_ns=lambda: int(self.unix * 1e9))
-            stack.enter_context(mock.patch("router.spool.time", clock))
-            stack.enter_context(mock.patch("router.spool._write_all", self._write_all))
-            stack.enter_context(mock.patch.object(supervisor, "FAILBACK_EVERY_S", FAILBACK_S * self.pace))
-            stack.enter_context(mock.patch.object(supervisor, "PACE_EVERY_S", PACE_S * self.pace))
-            stack.enter_context(mock.patch.object(reconciler, "STEP_S", WALK_S * self.pace))
-            stack.enter_context(mock.patch.object(secrets, "randbits", self.rng.getrandbits))
-            stack.enter_context(
-                mock.patch.object(secrets, "token_hex", lambda size: f"{self.rng.getrandbits(8 * size):x}")
-            )
-            yield
-
-
-def _let_go(spool: Spool) -> None:
-    """What the system does for a process that dies: its files are closed, and their locks gone."""
-    files, spool._files[:] = list(spool._files), []
-    for file in files:
-        os.close(file.descriptor)
