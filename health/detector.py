@@ -351,7 +351,8 @@ class EndpointDetector:
 
     def _clean(self) -> bool:
         """Nothing has failed for long, or nothing is left against it: where much is sent, something always fails."""
-        since = self.since if self._tally.calm else self._failed_at
+        works = self._ok_at is not None and self._failed_at is not None and self._ok_at > self._failed_at
+        since = self.since if works and self._tally.calm else self._failed_at
         return since is None or self._now - since >= self._settings.clean_s
 
     def _forgivable(self) -> bool:
