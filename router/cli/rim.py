@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -34,6 +35,7 @@ SETTINGS_STATUS: Final = 2
 RUN_FILE = "run.json"
 """In `data_dir`: where the private Redis of a running `throughline up` is."""
 ANSWER_WITHIN_S = 3.0
+ASK_AGAIN_S = 0.5
 CLOCKWORK_LATE_S = 150.0
 """Jobs run each minute: two missed ones are a fault."""
 DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d)$")
@@ -75,8 +77,10 @@ class Session:
         """The settings as they are. Raises SettingsError."""
         return load_settings(self.path)
 
-    def connected(self) -> Settings:
+    def connected(self, patience_s: float = 0.0) -> Settings:
         """The settings with the Redis to use in them: their own, or the private one of a running `throughline up`.
+
+        It is asked again for `patience_s` seconds where it does not answer.
 
         Raises:
             Fault: there is none, or it does not answer.
@@ -87,7 +91,10 @@ class Session:
                 "There is no Redis to ask: `throughline up` is not running with data_dir "
                 f"{settings.data_dir}, and redis_url is not set. Start it, or set redis_url."
             )
-        if fault := ping(settings.redis_url):
+        until = time.monotonic() + patience_s
+        while (fault := ping(settings.redis_url)) and time.monotonic() < until:
+            time.sleep(ASK_AGAIN_S)
+        if fault:
             raise Fault(
                 f"Redis does not answer at {without_password(settings.redis_url)}: {fault}. Until it does, nothing "
                 "can be read or changed. What to do: deploy/runbook/redis-down.md."

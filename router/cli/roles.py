@@ -15,6 +15,9 @@ from router.telemetry import configure_logging
 if TYPE_CHECKING:
     from router.runtime import Runtime
 
+PATIENCE_S = 35.0
+"""A role that starts while Redis is away waits for it longer than a process tree needs to call it steady: else ten such
+starts in a row would stop the whole tree, and with it what Redis' return would find at work."""
 LEVELS = click.Choice(["debug", "info", "warning", "error"])
 log_level = click.option("--log-level", type=LEVELS, default="info", show_default=True, help="The least to log.")
 
@@ -70,7 +73,7 @@ def supervise(session: Session, log_level: str) -> None:
 def clockwork(session: Session, log_level: str) -> None:
     """Run what is due by the clock: the Celery worker with its beat."""
     _prepare(log_level)
-    settings = session.connected()
+    settings = session.connected(PATIENCE_S)
     from router.jobs import ClockworkStuck, run_clockwork
 
     try:
@@ -93,7 +96,7 @@ def sandbox(session: Session, log_level: str) -> None:
 
 def _run(session: Session, log_level: str, role: str, loop: Callable[["Runtime"], Awaitable[object]]) -> None:
     _prepare(log_level)
-    settings = session.connected()
+    settings = session.connected(PATIENCE_S)
 
     async def work() -> None:
         from router.runtime import open_runtime

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,11 @@ from channels.sandbox.app import DEMO_CUSTOMERS
 from health.records import Freeze
 from health.report import EndpointId
 from router.cli.app import throughline
+from router.cli.rim import Fault, Session
+from router.cli.roles import PATIENCE_S
 from router.cli.up import prepare_store
+from router.private_redis import PrivateRedis
+from router.process_tree import STEADY_AFTER_S
 from router.runtime import open_runtime
 from router.settings import load_settings
 from router.store import keys
@@ -236,3 +241,20 @@ def test_status_and_doctor_say_that_the_clockwork_does_not_tick(redis_url: str) 
 
     assert "has not ticked" not in ticked(100)
     assert len(re.findall(r"has not ticked for 1[89]\d s", ticked(180))) == 2
+
+
+def test_a_role_that_starts_while_redis_is_away_waits_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a process tree takes to call it steady: its deaths never add up to the end of the tree."""
+    assert PATIENCE_S > STEADY_AFTER_S
+    server = PrivateRedis(folder / "late", durable=False)
+    monkeypatch.setenv("THROUGHLINE_REDIS_URL", server.url)
+    coming = threading.Timer(1.0, server.start)
+    coming.start()
+    try:
+        assert Session(None).connected(PATIENCE_S).redis_url == server.url
+        with pytest.raises(Fault, match="Redis does not answer"):
+            server.stop()
+            Session(None).connected()
+    finally:
+        coming.join()
+        server.stop()

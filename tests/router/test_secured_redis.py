@@ -4,9 +4,7 @@ import asyncio
 import logging
 import os
 import shutil
-import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -203,18 +201,3 @@ async def test_who_is_away_is_not_tried_for_long(url: str) -> None:
         await redis.call("GET", "tl:x")
     await redis.close()
     assert time.monotonic() - began < 2 * SOCKET_TIMEOUT_S
-
-
-def test_a_command_that_begins_while_redis_stutters_asks_again() -> None:
-    """A role that starts just then is not ended by one cut answer."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def answer() -> None:
-            listener.accept()[0].close()
-            line, _ = listener.accept()
-            with line:
-                while said := line.recv(1000):
-                    line.sendall(b"+OK\r\n" * said.count(b"SETINFO") + b"+PONG\r\n" * said.count(b"PING"))
-
-        threading.Thread(target=answer, daemon=True).start()
-        assert ping(f"redis://127.0.0.1:{listener.getsockname()[1]}/0") == ""
