@@ -70,7 +70,7 @@ peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against 
 bench: $(VENV)/installed  ## measure speed: one table, each figure beside what it is compared with (about 6 minutes)
 	@$(BIN)/throughline bench
 
-bench-detectors: $(VENV)/installed  ## measure the detectors beside published breakers (about 3 minutes)
+bench-detectors: $(VENV)/installed  ## measure the detectors beside published breakers (about 10 minutes)
 	@$(BIN)/throughline bench --detectors
 
 check: $(VENV)/installed-dev  ## ruff, mypy strict, import-linter, deptry
