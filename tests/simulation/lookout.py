@@ -68,7 +68,7 @@ class Lookout:
         first = self._first.get(conversation)
         if first is not None:
             message = await self.world.request(lambda web: web.message(first))
-            if not self._ended(message) and not message.parked_until:
+            if not self._ended(message) and not self._says_it_waits(message):
                 return [f"{conversation} {first} {message.state} {message.reason}"]
 
         async def read(web: Switchboard) -> tuple[list[Message], tuple[Side, Side]]:
@@ -128,11 +128,16 @@ class Lookout:
             return known is None or known.receipt_due_s is None
         return message.state in ENDED
 
+    @staticmethod
+    def _says_it_waits(message: Message) -> bool:
+        """Parked until a time; or in doubt: then a client is told no time."""
+        return bool(message.parked_until) or message.state is MessageState.UNKNOWN
+
     def _waits_in_vain(self, talk: "Talk", head: Message | None, going: list[Message]) -> bool:
         """Its head has no way, and is parked for want of one; the others wait behind it."""
         return (
             head is not None
-            and bool(head.parked_until)
+            and self._says_it_waits(head)
             and self.has_no_way(head, talk)
             and all(one.state in {MessageState.PARKED, MessageState.QUEUED, MessageState.UNKNOWN} for one in going)
         )
