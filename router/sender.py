@@ -40,6 +40,10 @@ DOUBT_PAUSE_S = 5.0
 ENDING_S = 10.0
 """From being told to stop: longer than a send of the fast channels takes. What takes longer is in doubt when its lease
 has run out."""
+AHEAD_BELOW_S = 0.1
+"""Where a send takes less, messages are leased before there is room for them: else all wait while leases are synced."""
+TOOK_WEIGHT = 0.1
+"""Of the last send in the mean by which that is told."""
 SETTLE_TRIES = 40
 """With a growing pause, some 60 s: past the lease, when the attempt has become `unknown` by itself."""
 
@@ -85,7 +89,11 @@ class Sender:
     """Leased, and not said yet."""
     _more: bool = False
     _stopping: bool = False
+    _took_s: float = AHEAD_BELOW_S
+    """About how long a send takes."""
     _work: asyncio.Queue[tuple[Leased, float]] = field(default_factory=asyncio.Queue)
+    _room: asyncio.Semaphore = field(init=False)
+    """For what is being sent."""
     _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
     """Leases whose answer has not come, by shard: under which name they were asked for, and when."""
     _settling: Settling = field(init=False)
@@ -94,6 +102,7 @@ class Sender:
     def __post_init__(self) -> None:
         """What ends in one process is settled together; its lines share a logger, which costs half of a new one."""
         self._settling = Settling(self.core.store)
+        self._room = asyncio.Semaphore(self.in_flight)
         self._log = log.bind(endpoint=self.endpoint)
 
     @property
@@ -113,7 +122,7 @@ class Sender:
     async def run(self) -> None:
         """Feed and work until cancelled; what has begun is said and settled first, for up to `ENDING_S`."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(2 * self.in_flight):  # while one half sends, the other half's outcomes are being synced
+            for _ in range(self._crew):
                 group.create_task(self._worker())
             feeder = group.create_task(self._feed())
             try:
@@ -129,11 +138,11 @@ class Sender:
         try:
             async with asyncio.timeout(ENDING_S):
                 await asyncio.wait({feeder})
-                while self._idle < 2 * self.in_flight:
+                while self._idle < self._crew:
                     self.bell.clear()
                     await self.bell.wait()
         except TimeoutError:
-            log.warning("sender.cut_off", endpoint=self.endpoint, under_way=2 * self.in_flight - self._idle)
+            log.warning("sender.cut_off", endpoint=self.endpoint, under_way=self._crew - self._idle)
 
     async def _feed(self) -> None:
         while not self._stopping:
@@ -150,7 +159,7 @@ class Sender:
             except Exception:  # the loop's rim: a record that the script stumbles over must not stop other endpoints
                 log.exception("lease.broke", endpoint=self.endpoint)
                 await self.core.clock.sleep(1.0)
-            if taken and self._more and self._idle and self._unsent < self.in_flight:
+            if taken and self._more and self._idle and self._room_to_lease > 0:
                 continue
             try:
                 async with asyncio.timeout(POLL_S):
@@ -158,13 +167,34 @@ class Sender:
             except TimeoutError:
                 continue
 
+    @property
+    def _crew(self) -> int:
+        """As many workers: while a third sends, another has what is next, and the outcomes of the last are synced."""
+        return 3 * self.in_flight
+
+    @property
+    def _is_quick(self) -> bool:
+        """What is leased ahead is sent soon: else it would be given back, as too late."""
+        return self._took_s < AHEAD_BELOW_S
+
+    @property
+    def _room_to_lease(self) -> int:
+        """How many more may be leased: what is being sent, and where that is quick as many that are next.
+
+        These are leased in large parts: each call costs as much as two messages.
+        """
+        if not self._is_quick:
+            return self.in_flight - self._unsent
+        room = 2 * self.in_flight - self._unsent
+        return room if room > self.in_flight // 2 else 0
+
     async def _lease(self, shard: int) -> int:
         """Take what may begin now. `_more` says that there may be more: then every worker that is free again rings.
 
         Where an answer was lost, the same is asked for again: what was leased then has an open attempt, and would wait
         for its end. It has been held for too long to be said now, so that it is given back, and leased anew.
         """
-        count = min(self._idle, self.in_flight - self._unsent, self._allowance())
+        count = min(self._idle, self._room_to_lease, self._allowance())
         if count < 1:
             self._more = True
             return 0
@@ -204,12 +234,12 @@ class Sender:
 
     def _ring(self) -> None:
         """Something may begin again: look for it, if there was more than could begin. Or this was the last to end."""
-        if self._more or self._stopping:
+        if self._stopping or (self._more and self._room_to_lease > 0):
             self.bell.set()
 
     async def _work_on(self, leased: Leased, begun: float) -> None:
         try:
-            said = await self._say(leased, begun)
+            said = await self._say_in_turn(leased, begun)
         finally:
             self._unsent -= 1
             self._ring()
@@ -228,6 +258,27 @@ class Sender:
             reason=said.judgement.reason if said.judgement else "",
             took_ms=round(said.took_s * 1000, 1),
         )
+
+    async def _say_in_turn(self, leased: Leased, begun: float) -> _Said:
+        """Say it once there is room; where sends suddenly take long, give it back instead."""
+        if self._room.locked():
+            left_s = begun + self.core.settings.dispatch.gate_s - self.core.clock.monotonic()
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._room.acquire()
+            except TimeoutError:
+                self._took_s = (
+                    self.core.settings.dispatch.gate_s
+                )  # nothing is leased ahead until sends end quickly again
+                return _Said(Judgement("returned", None, "late"), None)
+        else:
+            await self._room.acquire()
+        try:
+            said = await self._say(leased, begun)
+        finally:
+            self._room.release()
+        self._took_s += TOOK_WEIGHT * (said.took_s - self._took_s)
+        return said
 
     async def _say(self, leased: Leased, begun: float) -> _Said:
         clock = self.core.clock
