@@ -156,9 +156,11 @@ class Sender:
             except StoreUnavailable as error:
                 log.warning("lease.failed", endpoint=self.endpoint, error=str(error))
                 await self.core.clock.sleep(1.0)
+                continue
             except Exception:  # the loop's rim: a record that the script stumbles over must not stop other endpoints
                 log.exception("lease.broke", endpoint=self.endpoint)
                 await self.core.clock.sleep(1.0)
+                continue
             if taken and self._more and self._idle and self._room_to_lease > 0:
                 continue
             try:
@@ -198,6 +200,7 @@ class Sender:
         if count < 1:
             self._more = True
             return 0
+        is_again = shard in self._asked
         request, begun = self._asked.setdefault(shard, (secrets.token_hex(8), self.core.clock.monotonic()))
         leased = await self.core.store.lease(
             self.endpoint, self.worker, count, self.terms, shard=shard, request=request
@@ -209,7 +212,8 @@ class Sender:
             self._idle -= 1
             self._unsent += 1
             self._work.put_nowait((one, begun))
-        return len(leased)
+        # Asked for again, it tells of nothing else that is due.
+        return len(leased) + (await self._lease(shard) if is_again else 0)
 
     def _allowance(self) -> int:
         """How many the endpoint's own rate lets begin now; a burst is at most half a second's worth."""

@@ -247,9 +247,10 @@ async def _log_in(page: Any, base: str, key: str) -> None:
     await page.get_by_text("Live", exact=True).wait_for()
 
 
-async def _focused(page: Any) -> str:
-    words: str = await page.evaluate("document.activeElement.tagName + ' ' + document.activeElement.textContent.trim()")
-    return words
+async def _comes_to(page: Any, words: str) -> None:
+    """The focus comes to the element of that tag and text: right after it is drawn, not with it."""
+    focused = "(document.activeElement.tagName + ' ' + document.activeElement.textContent.trim())"
+    await page.wait_for_function(f"words => {focused}.startsWith(words)", arg=words)
 
 
 async def test_what_was_typed_outlives_a_reload_and_no_logout(face: Any, base: str, page: Any) -> None:
@@ -320,16 +321,16 @@ async def test_the_keyboard_does_not_lose_its_place(face: Any, base: str, page: 
     await page.get_by_role("link", name="Ada Fischer").focus()
     await page.keyboard.press("Enter")
     await page.get_by_role("textbox").wait_for()
-    assert await _focused(page) == "H2 Ada Fischer"
+    await _comes_to(page, "H2 Ada Fischer")
     for opens, inside, leaves in (("Close…", "BUTTON Close it", "Keep open"), ("Move…", "SELECT", "Leave it")):
         for _ in range(2):
             await page.get_by_role("button", name=opens).focus()
             await page.keyboard.press("Enter")
             await page.get_by_role("button", name=leaves).wait_for()
-            assert (await _focused(page)).startswith(inside)
+            await _comes_to(page, inside)
             await page.get_by_role("button", name=leaves).press("Enter")
             await page.get_by_role("button", name=opens).wait_for()
-            assert await _focused(page) == f"BUTTON {opens}"
+            await _comes_to(page, f"BUTTON {opens}")
 
 
 async def test_a_console_without_answers_says_so_and_comes_back_by_itself(face: Any, base: str, page: Any) -> None:
