@@ -9,7 +9,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from channels.messages import Channel
-from channels.text import one_line
+from channels.text import clean_text
 from health.report import EndpointId
 from router.archive.database import ArchiveError
 from router.audit.records import read_page
@@ -250,7 +250,7 @@ async def erase_customer(core: Core, customer_id: str, *, who: str, why: str, cl
 
 
 def _checked(why: str, customers: tuple[Customer, ...]) -> str:
-    why = one_line(why).strip()[:WHY_MAX]
+    why = " ".join(clean_text(why).split())[:WHY_MAX]
     if not why:
         raise Invalid("no_reason", "Say why: it stands in the journal.")
     named = {one.name.casefold() for one in customers if one.name}

@@ -172,7 +172,7 @@ async def test_nothing_is_left_and_the_audit_finds_nothing(runtime: Runtime) -> 
 async def test_the_journal_says_who_erased_whom_and_why(runtime: Runtime) -> None:
     """By ids, and each conversation by its own."""
     customer, other = await wilma(runtime)
-    await runtime.switchboard.erase_customer(customer, who="key:1", why=WHY, close=True)
+    await runtime.switchboard.erase_customer(customer, who="key:1", why=WHY.replace(", ", ",\n"), close=True)
     rows = [row for _, row in await runtime.store.journal_last(0, 200)]
     (line,) = [json.loads(row["f"]) for row in rows if row["k"] == "customer.erased"]
     ended = [row["c"] for row in rows if row["k"] == "conversation.erased"]
