@@ -48,6 +48,9 @@ RING_S = 20
 CALL_S = 540
 OCCUPIED_S = 600.0
 """Ringing, the longest call we allow, and time for the final status to come."""
+STATUS_PATIENCE_S, STATUS_PAUSE_S = 8.0, 0.25
+"""A final status waits for our store: nobody is on the line, Twilio waits 15 s for the answer, and the end of a call
+that it gave up telling us keeps the leg for ten minutes."""
 KEY_TTL_S = 86_400.0
 NEVER_SAID = "never_said"
 """A call that was answered, but whose words were never fetched from us: nobody can have heard them."""
@@ -176,7 +179,7 @@ class TwilioVoiceAdapter:
                 step = Step.GOODBYE if spoke else Step.NOBODY_FREE
                 return Received(about=about, fields={**fields, "step": step, "n": webhook.query.get("n", "")})
             case "status":
-                return await self._status(sid, form, webhook)
+                return await self._status_patiently(sid, form, webhook)
             case _:
                 raise WebhookRefused(404, "unknown_path")
 
@@ -243,6 +246,17 @@ class TwilioVoiceAdapter:
         )
         step = Step.THANKS if int(number) < ANSWERS_MAX else Step.GOODBYE
         return Received((message,), received.about, {**fields, "step": step})
+
+    async def _status_patiently(self, sid: str, form: dict[str, str], webhook: Webhook) -> Received:
+        clock = self._tools.clock
+        deadline = clock.monotonic() + STATUS_PATIENCE_S
+        while True:
+            try:
+                return await self._status(sid, form, webhook)
+            except LocalFault:
+                if clock.monotonic() >= deadline:
+                    raise
+            await clock.sleep(STATUS_PAUSE_S)
 
     async def _status(self, sid: str, form: dict[str, str], webhook: Webhook) -> Received:
         status = form.get("CallStatus", "").lower()

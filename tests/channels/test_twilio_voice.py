@@ -13,9 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from twilio.request_validator import RequestValidator
 
 from channels.contract import Adapter
-from channels.errors import (
-    WebhookRefused,
-)
+from channels.errors import LocalFault, WebhookRefused
 from channels.messages import (
     About,
     Address,
@@ -553,6 +551,43 @@ async def test_a_call_whose_words_were_never_fetched_is_undelivered_although_it_
     (event,) = (await adapter.receive(done)).events
     assert isinstance(event, ReceiptEvent)
     assert (event.state, event.reason, event.permanent) == (ReceiptState.UNDELIVERED, "never_said", False)
+
+
+async def test_the_end_of_a_call_waits_for_a_store_that_stutters(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twilio gives up telling us after a few tries, and the leg would be taken for occupied for ten minutes."""
+    await house.store.put(f"key:{SID}", "1", 1)
+    await house.store.put(f"begun:{SID}", "1", 1)
+    read, left = house.store.get, 3
+
+    async def stutter(key: str) -> str | None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise LocalFault("the store is away")
+        return await read(key)
+
+    monkeypatch.setattr(house.store, "get", stutter)
+    adapter = TwilioVoiceAdapter(settings_for(), tools_for_none(house))
+    done = webhook({"CallStatus": "completed", "AnsweredBy": "human"}, path="status", query="?t=1")
+    (event,) = (await adapter.receive(done)).events
+    assert isinstance(event, ReceiptEvent)
+    assert (event.state, event.final) == (ReceiptState.DELIVERED, True)
+
+
+async def test_the_end_of_a_call_is_not_taken_while_the_store_stays_away(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is to be told again: what became of the call is written nowhere else."""
+
+    async def away(key: str) -> str | None:
+        raise LocalFault("the store is away")
+
+    monkeypatch.setattr(house.store, "get", away)
+    monkeypatch.setattr("channels.phone.twilio.STATUS_PATIENCE_S", 0.5)
+    adapter = TwilioVoiceAdapter(settings_for(), tools_for_none(house))
+    done = webhook({"CallStatus": "completed", "AnsweredBy": "human"}, path="status", query="?t=1")
+    with pytest.raises(LocalFault):
+        await adapter.receive(done)
 
 
 async def test_a_router_that_talks_nonsense_ends_the_call_with_an_apology(house: House) -> None:

@@ -25,6 +25,11 @@ if A.final == 1 and S.b > 0 and S.f == At.f then
   redis.call('HDEL', S.key, 'b')
   place(S)
 end
+-- It ended before its response came, and says nothing new but that.
+if A.final == 1 and S.t == At.t and At.ey and At.ey.z ~= 1 then
+  At.ey.z = 1
+  write_attempt(A.m, At)
+end
 if (RECEIPT_RANK[A.st] or 0) <= (RECEIPT_RANK[At.early or At.o] or 0) then return {'old', M[1], M[3]} end
 journal('receipt.came', M[1], A.m, At.ep, {n = At.n, st = A.st, r = A.r, s = M[2], ms = NOW - At.b})
 if S.t == At.t then

@@ -295,6 +295,18 @@ async def test_a_final_receipt_before_the_response_leaves_the_leg_free(desk):
     assert following.content.text == "two"
 
 
+async def test_a_call_that_ended_before_its_response_occupies_nothing_whatever_was_said_first(desk):
+    """A key was pressed, then it ended, and both came before we knew that it was placed."""
+    await desk.open()
+    await desk.say("one")
+    (call,) = await desk.lease()
+    await desk.store.receipt(call.token, "delivered", final=False)
+    await desk.store.receipt(call.token, "delivered", final=True)
+    await desk.settle(call, "sent", occupied_s=600)
+    await desk.say("two")
+    assert len(await desk.lease()) == 1
+
+
 async def test_what_is_parked_for_no_time_waits_a_second(desk):
     await desk.open()
     await desk.say("one")
