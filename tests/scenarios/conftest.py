@@ -400,7 +400,7 @@ class World:
             "THROUGHLINE_SANDBOX__ENABLED": "false",
             "THROUGHLINE_SHARDS": str(self.settings.shards),
             "THROUGHLINE_BROKER_URL": BROKER_URL,
-            "THROUGHLINE_HEALTH": self.settings.health.model_dump_json(exclude_unset=True),
+            "THROUGHLINE_HEALTH": self.settings.health.model_dump_json(exclude_defaults=True),
             "THROUGHLINE_DISPATCH": self.settings.dispatch.model_dump_json(exclude_unset=True),
             "THROUGHLINE_ENDPOINTS": json.dumps(self.tables),
         }
