@@ -125,8 +125,9 @@ class Core:
         return views
 
     async def failovers(self) -> list[ForcedFailover]:
-        """Every forced failover we know of."""
-        return [read_failover(identity, row) for identity, row in (await self.control.failovers()).items()]
+        """Every forced failover that still holds, and the latest that are over."""
+        rows = await self.control.failovers(self.clock.now())
+        return [read_failover(identity, row) for identity, row in rows.items()]
 
     def forget_views(self) -> None:
         """Read the endpoints anew at the next call."""

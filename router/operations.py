@@ -12,7 +12,7 @@ from channels.messages import Channel
 from health.incident import Incident
 from health.records import Freeze
 from health.report import Direction, EndpointId, Status
-from router.core import Core, Invalid, NotFound
+from router.core import Conflict, Core, Invalid, NotFound
 from router.domain.conversation import Binding, SideName
 from router.domain.failover import AffectedSide, ForcedFailover, Limits, Preview, plan_failover, preview
 from router.domain.foresight import NextLeg, foresee
@@ -27,6 +27,8 @@ PREVIEW_MAX = 10_000
 """Sides a preview looks at; beyond, it speaks of these only."""
 EXPIRES_LEAST_S = 60.0
 EXPIRES_MOST_S = 7 * 24 * 3600.0
+ACTIVE_MAX = 100
+"""Forced failovers that hold at the same time: each is read whenever a route is chosen, and somebody oversees them."""
 
 log = structlog.get_logger()
 
@@ -196,11 +198,15 @@ class Operations:
 
         Raises:
             Invalid: an unknown endpoint, no reason, an expiry outside 60 s to 7 days.
+            Conflict: 100 hold already.
         """
         if not why.strip():
             raise Invalid("no_reason", "Say why: it stands in the journal and on everybody's screen.")
         if not EXPIRES_LEAST_S <= expires_in_s <= EXPIRES_MOST_S:
             raise Invalid("bad_expiry", "A forced failover lasts between 60 seconds and 7 days.")
+        if len(await self.failovers()) >= ACTIVE_MAX:
+            words = f"{ACTIVE_MAX} forced failovers hold already. Stop those that are not needed, then start this one."
+            raise Conflict("too_many_failovers", words)
         looked = await self.preview_failover(scope=scope, target=target)
         now = self.core.clock.now()
         failover = ForcedFailover(

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from health.report import EndpointId
 from router.store import keys
@@ -12,6 +13,8 @@ from router.store.redis import Pipelined
 
 GATE_TTL_S = 60.0
 """A gate lapses unless the supervisor renews it; lapsed, one message at a time may try."""
+FAILOVERS_OVER_MAX = 200
+"""Forced failovers that are over are kept up to this number, the latest ones; whatever still holds is kept besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,14 @@ class Control:
         """Write a forced failover."""
         await self.redis.call("HSET", keys.FAILOVERS, identity, json.dumps(facts))
 
-    async def failovers(self) -> dict[str, dict[str, object]]:
-        """Every forced failover, ended ones included (at most the last 200)."""
+    async def failovers(self, now: float) -> dict[str, dict[str, Any]]:
+        """Every forced failover that is not over at `now` (unix seconds), and the last 200 that are."""
         rows = await self.redis.call("HGETALL", keys.FAILOVERS)
         found = {identity: json.loads(text) for identity, text in sorted(rows.items())}
-        for old in list(found)[:-200]:
+        over = [identity for identity, row in found.items() if _is_over(row, now)]
+        for old in over[:-FAILOVERS_OVER_MAX]:
             await self.redis.call("HDEL", keys.FAILOVERS, old)
+            del found[old]
         return found
 
     async def save_pace(self, rows: Mapping[EndpointId, Mapping[str, float]]) -> None:
@@ -107,6 +112,11 @@ class Control:
         await self.redis.call("EXPIRE", key, 24 * 3600)
         # The claim may have come between the two calls.
         return str(await self.redis.call("HGET", key, "token") or "")
+
+
+def _is_over(failover: Mapping[str, Any], now: float) -> bool:
+    ended_at = failover["ended_at"]
+    return bool(failover["expires_at"] <= now or (ended_at and ended_at <= now))
 
 
 def _load_early(text: str) -> EarlyReceipt:

@@ -107,6 +107,7 @@ REASONS: Mapping[str, str] = {
     "too_large": "The body is larger than this path takes.",
     "too_many_bindings": "The customer would have more addresses than one may have; remove some first.",
     "too_many_chats": "Too many chats are open; try again after `Retry-After` seconds.",
+    "too_many_failovers": "Too many forced failovers hold at once; stop those that are not needed.",
     "too_many_fields": "There are too many fields of one's own, or a value is too long.",
     "too_many_streams": "There are too many open event streams; ask again later.",
     "too_slow": "The body did not arrive in time.",
