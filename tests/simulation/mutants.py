@@ -46,8 +46,8 @@ MUTANTS: Mapping[str, tuple[Change, ...]] = MappingProxyType(
         "expiry not asked": (
             (
                 "prelude",
-                "elseif S.l == 0 and expires > 0 and expires <= NOW and state ~= 'unknown' then",
-                "elseif false then",
+                "elseif S.l == 0 and expires > 0 and expires <= NOW and state ~= 'unknown' and",
+                "elseif false and",
             ),
         ),
         "early receipt forgotten": (("prelude", "if not At.early then return end", "do return end"),),

@@ -97,8 +97,8 @@ local function due_of(S)
   if head and score > NOW then
     local M = redis.call('HMGET', P .. 'm:' .. head, 'xp', 'st')
     local expires = tonumber(M[1] or 0) or 0
-    -- One that may have been taken waits for evidence, also past its expiry.
-    if M[2] ~= 'unknown' and expires > 0 and expires < score then score = math.max(NOW, expires) end
+    -- One that may have been taken waits for evidence, and one that a person is asked about for them, also past its expiry.
+    if M[2] ~= 'unknown' and M[2] ~= 'needs_human' and expires > 0 and expires < score then score = math.max(NOW, expires) end
   end
   return set, score
 end
@@ -351,7 +351,7 @@ local function ready_head(S)
     if not state then
       redis.call('LPOP', P .. 'q:' .. S.id)
       journal('repair.made', S.c, head, S.ep, {what = 'queued message without record'})
-    elseif S.l == 0 and expires > 0 and expires <= NOW and state ~= 'unknown' then
+    elseif S.l == 0 and expires > 0 and expires <= NOW and state ~= 'unknown' and state ~= 'needs_human' then
       finish_head(S, head, 'expired', 'expired')
       if S.w ~= '' then want_plan(S, '') end
     elseif S.l == 0 and state == 'unknown' and expires > 0 and expires <= NOW and S.h <= NOW then

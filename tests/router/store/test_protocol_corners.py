@@ -19,9 +19,9 @@ async def due_at(desk):
     return (await desk.store.side(desk.conversation, SideName.CUSTOMER)).due_at
 
 
-async def needs_a_person(desk, text="one"):
+async def needs_a_person(desk, text="one", **more):
     """A message that nobody dares to send again."""
-    message = await desk.say(text)
+    message = await desk.say(text, **more)
     for _ in range(3):
         (leased,) = await desk.lease()
         assert leased.message_id == message
@@ -128,6 +128,26 @@ async def test_parking_and_waking_do_not_end_a_message_that_waits_for_a_person(d
     await desk.store.wake_parked(0)
     await desk.store.plan(0, 10)
     assert await desk.state(waits) == "needs_human"
+
+
+async def test_a_message_that_waits_for_a_person_does_so_past_its_expiry_and_ends_failed(desk):
+    """Ended as expired it would look as if nobody had got it, and the person would not have had their ten minutes."""
+    await desk.open()
+    waits = await needs_a_person(desk, expires_in=300)
+    asked = desk.now
+    desk.advance(300)
+    assert await desk.lease() == []
+    assert await desk.state(waits) == "needs_human", "ten minutes were promised"
+    assert await due_at(desk) == asked + 600, "or it would be looked at all the time"
+    park = Park(desk.conversation, SideName.CUSTOMER, 1, 30, "no_route")
+    assert await desk.store.rebind(0, [park]) == ["ok"]
+    desk.advance(31)
+    await desk.store.plan(0, 10)
+    assert await desk.state(waits) == "needs_human"
+    desk.advance(270)
+    await desk.store.plan(0, 10)
+    ended = await desk.store.message(waits)
+    assert (ended.state, ended.reason, len(ended.attempts)) == ("failed", "nobody_looked", 3)
 
 
 async def test_a_late_receipt_for_a_notice_does_not_cut_the_hold_of_the_message_behind_it(desk):
