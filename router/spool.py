@@ -181,9 +181,7 @@ class Spool:
                         self.away = False  # nothing could be kept: only Redis itself can say whether it is back
                     if not self._waiting and not self._keeping:
                         self._put_away()
-                except (
-                    OSError
-                ):  # no file may be opened now, or the disk fails: what is promised waits for the next look
+                except OSError:  # no file may be opened, or the disk fails: what is promised waits for the next look
                     log.exception("spool.not_looked_at")
                 await asyncio.sleep(LOOK_S)
         finally:
@@ -273,13 +271,15 @@ class Spool:
 
     def _put_away(self) -> None:
         """Everything was taken: keep the files for a while, beside those of before, and drop what is too old."""
-        for file in self._files:
-            os.utime(file.path)
-            file.path.rename(file.path.with_suffix(TAKEN_SUFFIX))
+        self._own = None
+        while self._files:
+            file = self._files[-1]
+            with suppress(FileNotFoundError):  # somebody took it away
+                os.utime(file.path)
+                file.path.rename(file.path.with_suffix(TAKEN_SUFFIX))
+            self._files.pop()  # before the next one may fail: what is closed must not be written to
             os.close(file.descriptor)
             log.info("spool.emptied", file=file.path.name)
-        self._files.clear()
-        self._own = None
         for path in self.folder.glob(f"*{TAKEN_SUFFIX}"):
             try:
                 if time.time() - path.stat().st_mtime > KEPT_S:
@@ -357,6 +357,9 @@ def _lock_and_read(path: Path) -> tuple[_File, list[bytes]] | None:
     except (BlockingIOError, FileNotFoundError):  # alive, or emptied by another process before we locked it
         os.close(descriptor)
         return None
+    except OSError:
+        os.close(descriptor)  # the lock would keep it from everybody, ourselves too
+        raise
     whole, _, _ = content.rpartition(b"\n")  # a torn last line was acknowledged to nobody
     return _File(path, descriptor, len(content)), whole.split(b"\n") if whole else []
 

@@ -285,3 +285,55 @@ async def test_a_file_that_cannot_get_its_name_leaves_nothing_and_promises_nothi
     monkeypatch.undo()
     await spool.keep("event", "ann", {"n": 1})
     assert spool.waiting == 1
+
+
+async def test_who_may_not_read_what_it_has_locked_lets_it_go_and_looks_again(tmp_path, monkeypatch):
+    """The lock took the last free descriptor: held on to, it would keep the file from everybody for good."""
+    dead, taker, spool = Spool(tmp_path, "web"), Taker(), Spool(tmp_path, "web")
+    await dead.keep("event", "ann", {"n": 1})
+    os.close(dead._own.descriptor)
+    refused, read = [], Path.read_bytes
+
+    def refuse(path):
+        if not refused:
+            refused.append(path)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    async with running(spool, taker):
+        await until(lambda: taker.numbers == [1])
+    assert refused
+
+
+async def test_a_file_that_cannot_be_put_away_leaves_none_closed_in_use(tmp_path, monkeypatch):
+    """What is closed may be somebody else's descriptor by now: nothing may be written there."""
+    dead, taker, spool = Spool(tmp_path, "web"), Taker(), Spool(tmp_path, "web")
+    await spool.keep("event", "ann", {"n": 1})
+    await dead.keep("event", "bob", {"n": 2})
+    os.close(dead._own.descriptor)
+    refused, touch = [], os.utime
+
+    def refuse(path, *times):
+        if path == dead._own.path and not refused:
+            refused.append(path)
+            raise OSError(errno.EIO, "I/O error")
+        touch(path, *times)
+
+    monkeypatch.setattr(spools.os, "utime", refuse)
+    async with running(spool, taker):
+        await until(lambda: refused)
+        await spool.keep("event", "ann", {"n": 3})
+        await until(lambda: not list(tmp_path.glob("*.spool")))
+    assert sorted(taker.numbers) == [1, 2, 3] and len(list(tmp_path.glob("*.taken"))) == 3
+
+
+async def test_a_file_that_somebody_took_away_is_not_looked_for_for_ever(tmp_path):
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    await spool.keep("event", "ann", {"n": 1})
+    spool._own.path.unlink()
+    async with running(spool, taker):
+        await until(lambda: spool.waiting == 0 and not spool._files)
+        await spool.keep("event", "ann", {"n": 2})
+        await until(lambda: list(tmp_path.glob("*.taken")))
+    assert taker.numbers == [1, 2]
