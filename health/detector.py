@@ -63,7 +63,7 @@ class EndpointDetector:
         self._frozen = False
         self._doubts: deque[tuple[float, float]] = deque(maxlen=64)
         self._burst = Burst(settings)
-        self._suspected_at = float("-inf")
+        self._suspected_at: float | None = None
         self._probes: deque[tuple[float, bool]] = deque(maxlen=3)
         self._probes_ok = 0
         self._probe_waiting = False
@@ -111,7 +111,7 @@ class EndpointDetector:
             self._heard_at = self._now
             return None
         if evidence.verdict is Verdict.MISCONFIGURED:
-            self._misconfigured = True
+            self._misconfigured, self._last_reason = True, evidence.reason or evidence.verdict.value
         match evidence.witness:
             case Witness.PROBE:
                 self._observe_probe(evidence)
@@ -390,7 +390,7 @@ class EndpointDetector:
         )
         if status is Status.SUSPECT:
             # Where much is sent, chance makes suspect every minute: that alone must not keep people from home.
-            if self._now - self._suspected_at >= self._settings.penalty_half_life_s:
+            if self._suspected_at is None or self._now - self._suspected_at >= self._settings.penalty_half_life_s:
                 self._suspected_at = self._now
                 self._damping.add(self._now, self._settings.penalty_suspect)
             self._want_burst()
@@ -421,7 +421,7 @@ class EndpointDetector:
             "probes_ok": self._probes_ok,
             "probe_ok_at": self.probe_ok_at,
             "probe_failed_at": self.probe_failed_at,
-            "heard_at": self._heard_at,
+            "suspected_at": self._suspected_at,
             "ok_at": self._ok_at,
             "failed_at": self._failed_at,
             "last_reason": self._last_reason,
@@ -431,7 +431,7 @@ class EndpointDetector:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a snapshot; what reports and silence said is heard anew."""
+        """Go on from a snapshot, perhaps of the version before; what reports and silence said is heard anew."""
         self.status = Status(saved["status"])
         self.since, self.reason, self.words = float(saved["since"]), str(saved["reason"]), str(saved["words"])
         self._tally.restore(saved["tally"])
@@ -439,6 +439,7 @@ class EndpointDetector:
         self._damping.restore(saved["damping"])
         self._probes.extend((float(at), bool(failed)) for at, failed in saved["probes"])
         self._probes_ok = int(saved["probes_ok"])
+        self._suspected_at = saved.get("suspected_at")
         self.probe_ok_at, self.probe_failed_at = saved["probe_ok_at"], saved["probe_failed_at"]
         self._ok_at, self._failed_at = saved["ok_at"], saved["failed_at"]
         self._last_reason = str(saved["last_reason"])

@@ -31,7 +31,7 @@ class DetectorSettings(BaseModel):
     event_s: Positive = 0.5
     """What fails within it is one event, such as a broken connection: it counts as two failures at most."""
     trip: Positive = 9.21
-    """CUSUM threshold: three straight failures at the floor."""
+    """CUSUM threshold: four straight failures at the floor."""
     trip_recovering: Positive = 4.6
     """Stricter while recovering, until `ramp_successes` were taken: two straight failures."""
     alone_factor: Annotated[float, Field(ge=1)] = 1.5

@@ -161,6 +161,15 @@ def test_misconfigured_is_down_at_once_and_says_who_must_act():
     assert play.detector.status is Status.RECOVERING
 
 
+@pytest.mark.parametrize("witness", [Witness.OUTCOME, Witness.PROBE, Witness.CANARY])
+def test_whoever_must_correct_the_settings_reads_what_was_refused(witness):
+    """The vendor's own reason, not that of some failure before it, and never none."""
+    play = Play()
+    play.say(V.FAILURE, reason="connect_failed")
+    play.say(V.MISCONFIGURED, witness=witness, reason="auth_rejected")
+    assert "(auth_rejected)" in play.detector.words
+
+
 def test_a_provisional_failure_and_its_final_failure_count_once():
     """Two sends that hang and then fail are two failures, not four."""
     play = Play()
@@ -408,4 +417,5 @@ def test_a_restart_changes_nothing():
         twin.observe(Evidence(E, Direction.OUT, verdict, witness, play.now, "", "refused"))
         statuses.add(play.detector.status)
         assert (twin.status, twin.since) == (play.detector.status, play.detector.since)
+        assert twin.snapshot()["damping"] == play.detector.snapshot()["damping"], "one outage, charged once"
     assert statuses == {Status.UP, Status.SUSPECT, Status.DOWN, Status.RECOVERING}
