@@ -70,6 +70,10 @@ class Reading:
         row = await self._hash(f"{self._prefix(message_id)}m:{message_id}")
         return codec.load_message(message_id, row) if row else None
 
+    async def original_of(self, message_id: str) -> str:
+        """The SHA-256 of the raw original on disk that a message came as; empty where none is kept."""
+        return str(await self.redis.call("HGET", f"{self._prefix(message_id)}m:{message_id}", "og") or "")
+
     async def transcript_ids(self, conversation_id: str, start: int, stop: int) -> list[str]:
         """Message ids in order, from position `start` to `stop` (both counted from 0, negative from the end)."""
         key = f"{self._prefix(conversation_id)}g:{conversation_id}"

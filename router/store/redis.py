@@ -51,6 +51,7 @@ CANNOT_TAKE = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTER
 SCRIPTS = (
     "accept",
     "affected",
+    "arrived",
     "canary",
     "cancel",
     "close",
