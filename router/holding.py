@@ -182,7 +182,7 @@ class Holding:
     async def _file_one(
         self, message: Message, conversation_id: str, author: str, author_name: str, *, unverified: bool
     ) -> bool:
-        """Whether it stands in a conversation now; it may have come there before."""
+        """Whether it stands in a conversation now, as it came, and since when; it may have come there before."""
         now = self.core.clock.now()
         answer = await self.core.store.accept(
             conversation_id,
@@ -198,11 +198,16 @@ class Holding:
                 message.endpoint,
                 late=message.late,
                 unverified=message.unverified or unverified,
+                original=await self.core.store.original_of(message.id),
             ),
             natural_key=f"held:{message.id}",
             reopen=True,
         )
-        return answer.verdict in {"new", "duplicate"}
+        if answer.verdict not in {"new", "duplicate"}:
+            return False
+        # Also of one that was taken before: whoever filed it may have ended in between.
+        await self.core.store.keep_arrival(answer.message_id, message.created_at)
+        return True
 
     async def _send_code(self, at: Place, conversation_id: str) -> None:
         conversation = await self.core.store.conversation(conversation_id)

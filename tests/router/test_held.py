@@ -11,7 +11,7 @@ import structlog
 from click.testing import CliRunner
 from prometheus_client import REGISTRY
 
-from channels.messages import Accepted, Address, Channel, InboundMessage, Kind
+from channels.messages import Accepted, Address, Channel, InboundFile, InboundMessage, Kind
 from health.report import EndpointId
 from router.cli.app import throughline
 from router.domain.conversation import Binding, Message, SideName
@@ -42,9 +42,9 @@ async def hear(runtime: Runtime, text: str, sender: Address = NUMBER, **more: An
     return await runtime.switchboard.accept(event)
 
 
-async def two_open(runtime: Runtime) -> tuple[str, str]:
-    """References of two open conversations with the same number: what comes from there next is ambiguous."""
-    bindings = [Binding(NUMBER, verified=True)]
+async def two_open(runtime: Runtime, at: Address = NUMBER) -> tuple[str, str]:
+    """References of two open conversations with the same place: what comes from there next is ambiguous."""
+    bindings = [Binding(at, verified=True)]
     ann = await runtime.switchboard.create_customer(name="Ann", locale="en", bindings=bindings)
     references = []
     for subject in ("Parcel", "Invoice"):
@@ -106,6 +106,50 @@ async def test_what_was_unverified_when_it_came_is_so_when_it_is_filed(runtime: 
     view = await runtime.switchboard.conversation(parcel)
     await Holding(runtime.core).file_from(await held_id(runtime), view.conversation.id, "", "")
     assert [one.unverified for one in await heard(runtime, parcel)] == [True]
+
+
+async def test_what_is_filed_keeps_when_it_came_its_original_and_its_files(runtime: Runtime) -> None:
+    """Whoever reads it later sees how long its sender has waited, and what the mail was before we read it."""
+    mailbox = Address(Channel.EMAIL, "ann@example.org")
+    parcel, _ = await two_open(runtime, mailbox)
+    raw, picture = b"From: ann@example.org\r\n\r\nIt is broken.", InboundFile("box.png", "image/png", b"a picture")
+    await hear(runtime, "It is broken.", mailbox, original=raw, files=(picture,), unverified=True)
+    store = runtime.store
+    (held_message,) = [
+        one
+        for one in await store.messages(await store.transcript_ids(await held_id(runtime), 0, -1))
+        if one.side is SideName.AGENT
+    ]
+    came = held_message.created_at - 3 * 3600
+    await store.redis.call("HSET", f"tl:{{s0}}:m:{held_message.id}", "ca", int(came * 1000))
+    await runtime.switchboard.file_held(await held_id(runtime), parcel, who="Bo")
+    (filed,) = await heard(runtime, parcel)
+    assert abs(filed.created_at - came) < 0.01
+    assert await runtime.core.files.read(await store.original_of(filed.id)) == raw
+    (file,) = filed.content.files
+    assert await runtime.core.files.read(file.sha256) == b"a picture"
+    listed = await runtime.switchboard.conversations()
+    assert listed.items[0].conversation.reference == parcel, "who waits longest comes first"
+    assert listed.items[0].conversation.waiting_since == filed.created_at
+    conversation = filed.conversation_id
+    for index in ("wait", f"at:{listed.items[0].customer_side.leg.endpoint}"):
+        member = conversation if index == "wait" else f"{conversation}:c"
+        assert int(await store.redis.call("ZSCORE", f"tl:{{s0}}:{index}", member)) == int(came * 1000), index
+
+
+async def test_filing_again_what_was_taken_before_its_arrival_was_kept_keeps_it(runtime: Runtime) -> None:
+    """Whoever filed it may have ended between the two."""
+    parcel, _ = await two_open(runtime)
+    await hear(runtime, "It is broken.")
+    held = await held_id(runtime)
+    conversation = (await runtime.switchboard.conversation(parcel)).conversation.id
+    assert await Holding(runtime.core).file_from(held, conversation, "c", "Ann") == Filed(1, 0)
+    (filed,) = await heard(runtime, parcel)
+    await runtime.store.redis.call("HSET", f"tl:{{s0}}:m:{filed.id}", "ca", int((filed.created_at + 60) * 1000))
+    await runtime.store.update(held, {"fi": "{}"}, {})
+    assert await Holding(runtime.core).file_from(held, conversation, "c", "Ann") == Filed(1, 0)
+    (again,) = await heard(runtime, parcel)
+    assert again.created_at == filed.created_at
 
 
 async def status(runtime: Runtime) -> str:
