@@ -20,6 +20,7 @@ from health.records import (
     beat_to_json,
     evidence_from_json,
     evidence_to_json,
+    read_or_none,
     report_from_json,
     report_to_json,
     status_from_json,
@@ -120,10 +121,12 @@ class Board:
     async def read_evidence(
         self, after_id: str, count: int = 1000, block_ms: int | None = None
     ) -> list[tuple[str, list[Evidence]]]:
-        """Up to `count` entries of evidence after an id, oldest first, waiting up to `block_ms` for the first."""
-        return [
-            (name, evidence_from_json(text)) for name, text in await self._after("evidence", after_id, count, block_ms)
-        ]
+        """Up to `count` entries of evidence after an id, oldest first, waiting up to `block_ms` for the first.
+
+        One that cannot be read says nothing.
+        """
+        found = await self._after("evidence", after_id, count, block_ms)
+        return [(name, read_or_none(evidence_from_json, text) or []) for name, text in found]
 
     async def _after(self, name: str, after_id: str, count: int, block_ms: int | None) -> list[tuple[str, str]]:
         key, answer = self.key(name), await self._call("XRANGE", self.key(name), f"({after_id}", "+", "COUNT", count)
@@ -149,17 +152,8 @@ class Board:
         await self._call("HSET", key, field, report_to_json(report))
 
     async def reports(self, now: float) -> list[Report]:
-        """The claims that have not expired; the others are dropped."""
-        live, expired = [], []
-        for field, text in (await self._hash("reports")).items():
-            report = report_from_json(text)
-            if report.at + report.ttl_s > now:
-                live.append(report)
-            else:
-                expired.append(field)
-        if expired:
-            await self._call("HDEL", self.key("reports"), *expired)
-        return live
+        """The claims that have not expired; the others, and those that cannot be read, are dropped."""
+        return await self._kept("reports", report_from_json, lambda report: report.at + report.ttl_s > now)
 
     # Workers
 
@@ -180,8 +174,8 @@ class Board:
             raise BoardFull(f"{BEATS_MAX} workers are known; {worker_id} is not noted")
 
     async def beats(self) -> list[Beat]:
-        """The last beat of every worker that has not been forgotten."""
-        return [beat_from_json(text) for text in (await self._hash("beats")).values()]
+        """The last beat of every worker that has not been forgotten; one that cannot be read is."""
+        return await self._kept("beats", beat_from_json, lambda _: True)
 
     async def forget_worker(self, worker_id: str) -> None:
         """A worker left in good order, or is long dead."""
@@ -381,6 +375,14 @@ class Board:
             return None
         fence, owner = _text(text).split(" ", 1)
         return owner, int(fence)
+
+    async def _kept(self, name: str, read: Callable[[str], T], is_kept: Callable[[T], bool]) -> list[T]:
+        """What is said there; the rest is dropped: whoever wrote what nobody can read says it again, if they live."""
+        read_back = {field: read_or_none(read, text) for field, text in (await self._hash(name)).items()}
+        kept = {field: one for field, one in read_back.items() if one is not None and is_kept(one)}
+        if dropped := read_back.keys() - kept.keys():
+            await self._call("HDEL", self.key(name), *dropped)
+        return list(kept.values())
 
     async def _hash(self, name: str) -> dict[str, str]:
         answer = await self._call("HGETALL", self.key(name))

@@ -1,15 +1,20 @@
 """What the board keeps, as values and as JSON text."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
 
 from health.report import Direction, EndpointId, Evidence, Report, Status, Transition, Verdict, Witness
 
 TOKEN_MAX = 200
 REASON_MAX = 80
 WORDS_MAX = 400
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,15 @@ def fresh(record: StatusRecord, now: float, within_s: float = 60.0) -> StatusRec
     if record.status is Status.DOWN or now - record.written_at <= within_s:
         return record
     return replace(record, status=Status.UNKNOWN, reason="no_supervisor", share=1.0)
+
+
+def read_or_none(read: Callable[[str], T], text: str) -> T | None:
+    """What `read` makes of it; None: nobody can read it, as a version to come writes it. The others must not wait."""
+    try:
+        return read(text)
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("record.unreadable", reader=read.__name__, error=repr(error)[:WORDS_MAX])
+        return None
 
 
 def evidence_to_json(evidence: Sequence[Evidence]) -> str:

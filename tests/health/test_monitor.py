@@ -419,3 +419,17 @@ async def test_probes_of_a_burst_begin_a_second_apart(scene):
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert len(gaps) >= 3
     assert min(gaps) >= 1
+
+
+async def test_what_nobody_can_read_blinds_nobody(scene, board, redis_client):
+    """Evidence, a report and a beat of a version to come: left out, and what others say is judged as before."""
+    play = scene(acme=target())
+    monitor = play.monitor()
+    await play.play(monitor, 5)
+    await redis_client.xadd(board.key("evidence"), {"e": '[["sms/acme","out","odd","outcome",1,"","",null,""]]'})
+    await redis_client.hset(board.key("reports"), "sms/acme in imap", '{"endpoint":"sms/acme","new":1}')
+    await redis_client.hset(board.key("beats"), "w1", "[")
+    play.vendor.state[ACME] = "refused"
+    await play.play(monitor, 8)
+    assert (await board.statuses())[ACME, OUT].status is Status.DOWN
+    assert not await redis_client.exists(board.key("beats"), board.key("reports"))
