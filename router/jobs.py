@@ -37,7 +37,7 @@ from router.settings import Settings, default_broker_url, load_settings
 from router.store import keys
 from router.store.connecting import connect, disconnect, read_address
 from router.store.store import Store
-from router.workers import BEAT_S, worker_name
+from router.workers import BEAT_S, tell_records, worker_name
 
 QUEUE: Final = "throughline.clockwork"
 SLOT_S: Final = 60
@@ -392,7 +392,7 @@ class _SignOfLife(threading.Thread):
                 if not self._ticking.is_alive():
                     self._end("beat died")
                 elif idle_s < ALIVE_S:
-                    await board.beat(self._worker, "clockwork", time.time())
+                    await board.beat(self._worker, "clockwork", time.time(), tell_records())
                 elif await client.ping() and idle_s > STUCK_S:
                     self._end(f"no job went through for {idle_s:.0f} s")
             except (RedisError, OSError, TimeoutError) as error:

@@ -51,7 +51,8 @@ class Pace:
             if beat.role != "dispatch":
                 continue
             before_at, before = self._seen.get(beat.worker, (0.0, {}))
-            facts = {name: (int(row[0]), int(row[1]), int(row[2])) for name, row in beat.facts.items()}
+            rows = {name: row for name, row in beat.facts.items() if name in self.capabilities}
+            facts = {name: (int(row[0]), int(row[1]), int(row[2])) for name, row in rows.items()}
             if before_at and beat.at > before_at:
                 for name, row in facts.items():
                     old = before.get(name, (0, 0, 0))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from channels.messages import Channel
 from health.board import LeaseLost
 from health.incident import IncidentEvent
 from health.monitor import Monitor
-from health.records import Freeze
+from health.records import Beat, Freeze
 from health.report import Direction, EndpointId, Status, Transition
 from health.watch import CANARY_BOUND_S, MonitorTarget
 from router.canary import Canaries, longest_s
@@ -30,7 +30,8 @@ from router.mover import Mover
 from router.pace import Pace
 from router.reconciler import Reconciler
 from router.rollback import POSITION_FILE, RollbackWatch
-from router.workers import keep_beating, worker_name
+from router.store.versions import begin_version
+from router.workers import keep_beating, known_records, worker_name
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
@@ -43,6 +44,8 @@ FAILBACK_EVERY_S = 1.0
 PACE_EVERY_S = 1.0
 TELL_EVERY_S = 2.0
 """Between two lines about moves in an incident's timeline."""
+GONE_AFTER_S = 20.0
+"""A process that has not beaten for so long is not waited for with a new version of the records: back, it stands by."""
 LOST_REASONS = ("receipt", "canary")
 """Transitions to `down` for these say that messages were taken and lost."""
 RECALL_SLACK_S = 2.0
@@ -150,8 +153,10 @@ class Supervisor:
         await self._recall_again(now)
         if now - self._pace_at >= PACE_EVERY_S:
             self._pace_at = now
-            pace.hear(await self.core.board.beats(), now)
+            beats = await self.core.board.beats()
+            pace.hear(beats, now)
             await self.core.control.save_pace(pace.dump())
+            await self._begin_version(beats, now)
         await self._note_frozen(monitor.frozen)
         if monitor.frozen is not None:
             return
@@ -169,6 +174,14 @@ class Supervisor:
         if now - self._failback_at >= FAILBACK_EVERY_S:
             self._failback_at = now
             await mover.lead_home(views, await self._suppressed(now))
+
+    async def _begin_version(self, beats: Sequence[Beat], now: float) -> None:
+        """Once every process that lives knows this version's records, they may be written."""
+        known = [known_records(beat.facts) for beat in beats if now - beat.at <= GONE_AFTER_S]
+        begun = await begin_version(self.core.store.redis, self.core.store.shards, known)
+        if begun is not None:
+            log.info("records.begun", version=begun)
+            await self.core.store.note(0, "records.begun", {"version": begun})
 
     async def _note_frozen(self, freeze: Freeze | None) -> None:
         """Into the journal once when moves freeze, and once when they go on."""

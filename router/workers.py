@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from health.board import BoardFull
 from router.core import Core
 from router.metric_files import reserve_metric_files
+from router.store import codec
 from router.telemetry import LOOP_LAG_SECONDS
 
 BEAT_S = 1.0
@@ -21,6 +22,17 @@ log = structlog.get_logger()
 def worker_name(role: str) -> str:
     """Names a process: role, host, pid and a random part, so that a restarted one is somebody else."""
     return f"{role}-{socket.gethostname()[:20]}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def tell_records() -> dict[str, object]:
+    """What a beat says of it. Nobody who knows the first version alone expects a word about versions."""
+    return {"records": codec.RECORDS_VERSION} if codec.RECORDS_VERSION > 1 else {}
+
+
+def known_records(facts: Mapping[str, object]) -> int:
+    """Up to which version a worker reads records; who says nothing of it knows the first."""
+    known = facts.get("records", 1)
+    return known if isinstance(known, int) else 1
 
 
 def _no_facts() -> Mapping[str, object]:
@@ -35,7 +47,7 @@ async def keep_beating(
         while True:
             reserve_metric_files()
             try:
-                await core.board.beat(worker, role, core.clock.now(), facts())
+                await core.board.beat(worker, role, core.clock.now(), {**facts(), **tell_records()})
             except (RedisError, OSError, TimeoutError, BoardFull) as error:
                 log.warning("beat.failed", error=type(error).__name__)
             planned = core.clock.monotonic() + BEAT_S

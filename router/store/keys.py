@@ -47,6 +47,11 @@ def canaries_asked(endpoint: EndpointId) -> str:
     return f"{shard(0)}ca:{endpoint}"
 
 
+def version(number: int) -> str:
+    """A string: the version of a shard's records; see `router.store.versions`."""
+    return f"{shard(number)}rv"
+
+
 def frozen(number: int) -> str:
     """A string: why nothing is sent from this shard; see `router.store.freezing`."""
     return f"{shard(number)}frozen"

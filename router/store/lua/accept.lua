@@ -37,7 +37,7 @@ if open and redis.call('LLEN', P .. 'q:' .. A.c .. ':' .. M.s) >= A.queue_max th
 
 if not open then
   local C = A.create
-  redis.call('HSET', conversation_key, 'v', 1, 'cu', C.cu, 'rf', C.rf, 'sj', C.sj, 'op', '1', 'oa', int(NOW), 'lo', C.lo,
+  redis.call('HSET', conversation_key, 'v', STANDS, 'cu', C.cu, 'rf', C.rf, 'sj', C.sj, 'op', '1', 'oa', int(NOW), 'lo', C.lo,
     'cl', C.cl, 'pr', C.pr, 'te', C.te, 'as', C.as, 'ho', C.ho, 'hd', C.hd, 'fi', '{}', 'fl', '[]', 'sq', 0, 'th', '')
   for _, side in ipairs({'c', 'a'}) do
     local L = C[side]
@@ -81,7 +81,7 @@ end
 
 local sequence = redis.call('HINCRBY', conversation_key, 'sq', 1)
 local key = P .. 'm:' .. M.id
-redis.call('HSET', key, 'v', 1, 'c', A.c, 's', M.s, 'k', M.k, 'au', M.au, 'an', M.an, 'b', M.b, 'cl', M.cl, 'st', 'queued',
+redis.call('HSET', key, 'v', STANDS, 'c', A.c, 's', M.s, 'k', M.k, 'au', M.au, 'an', M.an, 'b', M.b, 'cl', M.cl, 'st', 'queued',
   'q', sequence, 'ca', int(NOW), 'xp', int(M.xp), 'ep', M.ep)
 if A.nk then
   redis.call('HSET', key, 'nk', A.nk)

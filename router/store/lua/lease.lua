@@ -93,7 +93,7 @@ local function begin_notice(S)
   local key = P .. 'm:' .. S.nd.id
   if redis.call('EXISTS', key) == 0 then
     local sequence = redis.call('HINCRBY', P .. 'v:' .. S.c, 'sq', 1)
-    redis.call('HSET', key, 'v', 1, 'c', S.c, 's', S.s, 'k', 'notice', 'au', 'router', 'an', '', 'b',
+    redis.call('HSET', key, 'v', STANDS, 'c', S.c, 's', S.s, 'k', 'notice', 'au', 'router', 'an', '', 'b',
       cjson.encode({text = ''}), 'cl', 'urgent', 'st', 'queued', 'q', sequence, 'ca', int(NOW), 'xp', '0', 'ep', S.ep)
     redis.call('RPUSH', P .. 'g:' .. S.c, S.nd.id)
     S.nd.covers = gather_covers(S)

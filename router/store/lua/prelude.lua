@@ -24,13 +24,13 @@
 --   rv                        string  the version of the records here, if it is not the first
 --
 -- A script reads records of its own version and of the one before. A field that may be missing makes no new version;
--- whatever else changes does. The version that brings one writes as `rv` says, and raises `rv` only once no process of the
--- version before beats any more: until then both work side by side. Whoever finds a newer `rv` stands by, and has written
--- nothing.
+-- whatever else changes does. The version that brings one writes as `rv` says; the supervisor raises `rv` only once no
+-- process of the version before beats any more: until then both work side by side. Whoever finds a newer `rv` stands by, and
+-- has written nothing.
 
 local P = KEYS[1]
 local VERSION = 1
-local STANDS = tonumber(redis.call('GET', P .. 'rv') or VERSION)
+local STANDS = tonumber(redis.call('GET', P .. 'rv') or 1)
 if STANDS > VERSION or STANDS < VERSION - 1 then
   return redis.error_reply('VERSION ' .. STANDS .. ' of the records stands here; this process knows ' .. VERSION)
 end

@@ -17,6 +17,8 @@ from router.store.codec import NewerRecords
 from router.store.connecting import connect, open_primaries
 from router.store.redis import SCRIPTS, Pipelined, StoreUnavailable, script_sources
 from router.store.store import Store
+from router.store.versions import begin_version
+from router.workers import known_records, tell_records
 
 MAIL, SMS = EndpointId("email/support"), EndpointId("sms/acme")
 TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0, "urgent": 15.0}, idempotent=False, attempts_max=3)
@@ -115,6 +117,46 @@ async def test_a_newer_record_is_not_read_as_if_it_were_ours(store: Store) -> No
         await store.conversation(conversation)
     with pytest.raises(NewerRecords):
         await store.message(message)
+
+
+@pytest.mark.parametrize(
+    ("stands", "known", "after"),
+    [
+        (None, [2, 2], "2"),
+        ("1", [2, 3], "2"),
+        (None, [2, 1], None),
+        ("1", [1], "1"),
+        (None, [], None),
+        ("2", [2], "2"),
+        ("3", [2], "3"),
+    ],
+)
+async def test_newer_records_begin_only_where_every_living_process_knows_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stands: str | None, known: list[int], after: str | None
+) -> None:
+    """And never go back: where a still newer version stands, nothing is changed."""
+    monkeypatch.setattr(codec, "RECORDS_VERSION", 2)
+    if stands is not None:
+        for shard in range(3):
+            await store.redis.call("SET", keys.version(shard), stands)
+    begun = await begin_version(store.redis, 3, known)
+    assert [await store.redis.call("GET", keys.version(shard)) for shard in range(3)] == [after] * 3
+    assert begun == (2 if after == "2" and stands != "2" else None)
+
+
+async def test_a_beginning_that_broke_off_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shard had begun when the supervisor died."""
+    monkeypatch.setattr(codec, "RECORDS_VERSION", 2)
+    await store.redis.call("SET", keys.version(0), 2)
+    assert await begin_version(store.redis, 2, [2]) == 2
+    assert await store.redis.call("GET", keys.version(1)) == "2"
+
+
+def test_the_first_version_is_told_by_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever knows that version alone reads in beats what it always read."""
+    assert tell_records() == {} and known_records(tell_records()) == 1
+    monkeypatch.setattr(codec, "RECORDS_VERSION", 2)
+    assert known_records({"email/support": [1, 1, 0], **tell_records()}) == 2
 
 
 def test_scripts_and_readers_speak_of_one_version() -> None:
