@@ -208,7 +208,13 @@ class Talk(Reading):
         fields: Mapping[str, str] | None = None,
         locale: str | None = None,
     ) -> ConversationView:
-        """Change what is given. An assigned agent's own binding may take the agent's side. Raises NotFound, Invalid."""
+        """Change what is given. An assigned agent's own binding may take the agent's side; '' assigns it to nobody.
+
+        A team is a label, kept as it is given: agents carry one, and nothing else of ours knows it.
+
+        Raises:
+            NotFound, Conflict (it is archived), Invalid (too many fields; the assignee is no agent).
+        """
         identity = await self._resolve(conversation_id)
         changes: dict[str, str] = {}
         for name, value in (("as", assignee), ("te", team), ("lo", locale)):
@@ -223,6 +229,9 @@ class Talk(Reading):
                 raise Invalid("too_many_fields", f"At most {FIELDS_MAX} fields of {FIELD_VALUE_MAX} characters.")
             changes["fi"] = json.dumps(dict(fields), ensure_ascii=False)
         before = await self._conversation(identity)
+        if assignee and assignee != before.assignee and await self.core.people.agent(assignee) is None:
+            words = f"There is no agent {assignee[:60]}; nothing was changed. `GET /v1/agents` lists who may be named."
+            raise Invalid("unknown_agent", words)
         await self.core.store.update(identity, changes, {"what": sorted(changes)})
         if assignee is not None:
             await self.core.store.set_owner(identity, SideName.AGENT, assignee)

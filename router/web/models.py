@@ -187,7 +187,9 @@ class ConversationChange(Model):
     """What to change; what is absent stays."""
 
     assignee: Kept | None = None
+    """An agent's id; empty: nobody's."""
     team: Kept | None = None
+    """A label of yours."""
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
     subject: Annotated[str, Line, Field(max_length=SUBJECT_MAX)] | None = None
     fields: (

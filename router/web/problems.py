@@ -112,6 +112,7 @@ REASONS: Mapping[str, str] = {
     "too_many_streams": "There are too many open event streams; ask again later.",
     "too_slow": "The body did not arrive in time.",
     "unauthenticated": "There is no key, or it is unknown or revoked.",
+    "unknown_agent": "There is no such agent; a conversation is assigned to one by id, or with an empty id to nobody.",
     "unknown_binding": "The customer has no such address.",
     "unknown_conversation": "There is no such conversation.",
     "unknown_customer": "There is no such customer.",

@@ -242,13 +242,32 @@ async def test_an_agent_writes_first_and_assigns(face: Any) -> None:
     sent = await face.client.post("/v1/conversations", json=body, headers=face.agent | _key())
     assert sent.status == 201, await sent.text()
     path = f"/v1/conversations/{(await sent.json())['conversation_id']}"
-    changed = await face.client.patch(path, json={"assignee": "a0-1", "priority": 1}, headers=face.agent)
+    made = await face.client.post("/v1/agents", json={"name": "Sam", "team": "care"}, headers=face.admin)
+    sam = (await made.json())["id"]
+    changed = await face.client.patch(path, json={"assignee": sam, "priority": 1}, headers=face.agent)
     view = await changed.json()
-    assert (view["assignee"], view["priority"], view["subject"]) == ("a0-1", 1, "Your card")
+    assert (view["assignee"], view["priority"], view["subject"]) == (sam, 1, "Your card")
     again = await face.client.get(f"/v1/conversations/{view['reference']}", headers=face.agent)
     assert (await again.json())["id"] == view["id"]
     missing = body | {"customer_id": "c0-nobody"}
     await _problem(await face.client.post("/v1/conversations", json=missing, headers=face.agent | _key()), 404)
+
+
+async def test_a_conversation_is_assigned_to_an_agent_or_to_nobody(face: Any) -> None:
+    """Else nobody would look after it, and it would stand in no agent's list; what is refused changes nothing."""
+    path = f"/v1/conversations/{await face.hear('Hello')}"
+    made = await face.client.post("/v1/agents", json={"name": "Sam"}, headers=face.admin)
+    sam = (await made.json())["id"]
+    assert (await face.client.patch(path, json={"assignee": sam}, headers=face.agent)).status == 200
+    customer = (await (await face.client.get(path, headers=face.agent)).json())["customer_id"]
+    for nobody in ("a0-01JDAAAAAAAAAAAAAAAAAA", "Sam", customer):
+        refused = await face.client.patch(path, json={"assignee": nobody, "priority": 1}, headers=face.agent)
+        problem = await _problem(refused, 422, "unknown_agent")
+        assert nobody in problem["detail"] and "/v1/agents" in problem["detail"]
+    view = await (await face.client.get(path, headers=face.agent)).json()
+    assert (view["assignee"], view["priority"]) == (sam, 5)
+    freed = await face.client.patch(path, json={"assignee": ""}, headers=face.agent)
+    assert (await freed.json())["assignee"] == ""
 
 
 async def test_pages_follow_their_cursor(face: Any) -> None:
