@@ -10,11 +10,12 @@ from redis.exceptions import RedisError
 
 from channels.contract import Adapter
 from channels.messages import OutboundMessage, Receipt, ReceiptState
-from health.report import Direction, EndpointId, Evidence, Status, Verdict, Witness
+from health.report import EndpointId, Status, Verdict
 from router.core import Core
 from router.domain.ids import shard_of
 from router.evidence import Judgement, judge
 from router.evidence_desk import EvidenceDesk
+from router.provisional import Provisional
 from router.rendering import render
 from router.settling import Settling
 from router.store.asked import LeaseTerms, Settlement
@@ -25,8 +26,6 @@ from router.telemetry import ATTEMPT_SECONDS, ATTEMPTS
 
 SLACK_S = 2.0
 """A lease lasts gate + io + this."""
-PROVISIONAL_AFTER_S = 2.0
-"""No answer for this long is provisional evidence against an endpoint."""
 RECEIPT_INDEXED_S = 3 * 24 * 3600.0
 """How long a sent message stands among those awaiting a receipt."""
 RECALLABLE_S = 3600.0
@@ -271,9 +270,8 @@ class Sender:
                 async with asyncio.timeout(left_s):
                     await self._room.acquire()
             except TimeoutError:
-                self._took_s = (
-                    self.core.settings.dispatch.gate_s
-                )  # nothing is leased ahead until sends end quickly again
+                # Nothing is leased ahead until sends end quickly again.
+                self._took_s = self.core.settings.dispatch.gate_s
                 return _Said(Judgement("returned", None, "late"), None)
         else:
             await self._room.acquire()
@@ -281,7 +279,8 @@ class Sender:
             said = await self._say(leased, begun)
         finally:
             self._room.release()
-        self._took_s += TOOK_WEIGHT * (said.took_s - self._took_s)
+        if said.took_s:  # what was not sent tells nothing of it
+            self._took_s += TOOK_WEIGHT * (said.took_s - self._took_s)
         return said
 
     async def _say(self, leased: Leased, begun: float) -> _Said:
@@ -297,7 +296,7 @@ class Sender:
         if started - begun > self.core.settings.dispatch.gate_s:
             return _Said(Judgement("returned", None, "late"), None)
         self.tally.begun += 1
-        provisional = _Provisional(self, leased.token)
+        provisional = Provisional(self.desk, clock, self.endpoint, self.worker, leased.token)
         try:
             async with asyncio.timeout(self.adapter.capabilities.io_s):
                 receipt = await self.adapter.send(message)
@@ -388,41 +387,3 @@ class Sender:
                 await self.core.clock.sleep(pause)
                 pause = min(2.0, pause * 1.5)
         log.error("settlement.given_up", step=what, message=leased.message_id, endpoint=self.endpoint)
-
-
-class _Provisional:
-    """Tells the board of an attempt: provisionally when no answer comes for 2 s, and finally."""
-
-    def __init__(self, sender: Sender, token: str) -> None:
-        self._sender = sender
-        self._token = token
-        self._said = False
-        self._timer = asyncio.get_running_loop().call_later(PROVISIONAL_AFTER_S, self._doubt)
-
-    def _doubt(self) -> None:
-        self._said = True
-        self._say(Verdict.PROVISIONAL, "no_answer_yet", None)
-
-    def end(self, verdict: Verdict | None, reason: str, latency_s: float | None) -> None:
-        """The attempt ended; None says nothing against the endpoint."""
-        self._timer.cancel()
-        if self._said and verdict is not Verdict.FAILURE:
-            self._say(Verdict.WITHDRAWN, reason, latency_s)
-        if verdict is not None and not (self._said and verdict is Verdict.OK):
-            self._say(verdict, reason, latency_s)
-
-    def _say(self, verdict: Verdict, reason: str, latency_s: float | None) -> None:
-        sender = self._sender
-        sender.desk.say(
-            Evidence(
-                endpoint=sender.endpoint,
-                direction=Direction.OUT,
-                verdict=verdict,
-                witness=Witness.OUTCOME,
-                at=sender.core.clock.now(),
-                token=self._token,
-                reason=reason,
-                latency_s=latency_s,
-                worker=sender.worker,
-            )
-        )

@@ -11,10 +11,12 @@ import pytest
 
 from channels.contract import Capabilities
 from channels.messages import Channel, OutboundMessage, Receipt
+from router import sender as senders
 from router.bench.load import HERE, seed
 from router.runtime import open_runtime
 from router.sender import Sender
 from router.settings import Settings
+from router.store.redis import StoreUnavailable
 
 IN_FLIGHT = 4
 
@@ -110,6 +112,24 @@ async def test_where_sends_are_slow_nothing_is_leased_that_cannot_be_sent(desk: 
     desk.vendor.takes_s = 0.3
     await desk.work(desk.has_taken(12))
     assert desk.vendor.most == desk.most_leased == IN_FLIGHT
+
+
+async def test_what_was_never_sent_makes_no_endpoint_quick(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty that go back because Redis stutters take no time, and say nothing of how long a send takes."""
+    await seed(desk.runtime.store, 12, 1)
+    desk.vendor.takes_s = 0.3
+    refused, render = 0, senders.render
+
+    async def stutter(core: Any, leased: Any) -> OutboundMessage:
+        nonlocal refused
+        if refused < 20:
+            refused += 1
+            raise StoreUnavailable("away")
+        return await render(core, leased)
+
+    monkeypatch.setattr(senders, "render", stutter)
+    await desk.work(desk.has_taken(12))
+    assert refused == 20 and desk.most_leased == IN_FLIGHT
 
 
 async def test_what_was_leased_ahead_of_a_hang_is_given_back_in_a_second(desk: Desk) -> None:
