@@ -31,6 +31,8 @@ def backup(session: Session, file: Path) -> None:
     """
     from router.backup import BackupFault, make_backup
 
+    if not file.parent.is_dir():
+        raise Fault(f"No backup was made: there is no folder {file.parent}. Make it, or name another.")
     settings = session.connected()
     try:
         made = make_backup(settings, file)

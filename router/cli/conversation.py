@@ -21,6 +21,11 @@ SHOWN_MAX = 200
 TRANSCRIPT_MAX = 20_000
 """Messages of one conversation that are looked at for its end."""
 AUTHOR = "cli"
+IF_UNKNOWN = (
+    "Name a conversation by its reference, like 4F2K9, or its id: `throughline conversation list` shows the open ones, "
+    "--closed and --archived the others."
+)
+IF_NO_CUSTOMER = "`throughline conversation show REFERENCE` says whose a conversation is, with the customer's id."
 
 
 @click.group()
@@ -63,7 +68,7 @@ def list_them(session: Session, closed: bool, archived: bool, customer_id: str, 
             more = "raise --limit" if limit < SHOWN_MAX else "the API lists all of them, page by page"
             out.print(f"There are more: {more}.")
 
-    session.ask(show)
+    session.ask(show, if_unknown=IF_NO_CUSTOMER)
 
 
 @conversation.command()
@@ -82,7 +87,7 @@ def show(session: Session, identity: str, last: int) -> None:
         for message in messages[-last:]:
             _show_message(message)
 
-    session.ask(ask)
+    session.ask(ask, if_unknown=IF_UNKNOWN)
 
 
 @conversation.command()
@@ -107,7 +112,7 @@ def reply(session: Session, identity: str, text: str, name: str) -> None:
             f"See how far it got: throughline conversation show {view.conversation.reference}"
         )
 
-    session.ask(say)
+    session.ask(say, if_unknown=IF_UNKNOWN)
 
 
 async def _read_transcript(runtime: "Runtime", identity: str) -> list[Message]:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from router.cli.rim import Session, count_of, out, plain, who_asks
+from router.cli.conversation import IF_NO_CUSTOMER
+from router.cli.rim import Fault, Session, count_of, out, plain, who_asks
 
 if TYPE_CHECKING:
     from router.runtime import Runtime
@@ -27,6 +28,8 @@ def erase(session: Session, customer_id: str, why: str, close: bool, yes: bool) 
     Nothing brings it back. Backups and other machines' disks: deploy/runbook/erase-a-customer.md.
     """
 
+    from router.switchboard import Conflict
+
     async def look(runtime: "Runtime") -> str:
         found = await runtime.switchboard.customer(customer_id)
         addresses = "1 address" if len(found.bindings) == 1 else f"{len(found.bindings)} addresses"
@@ -34,7 +37,12 @@ def erase(session: Session, customer_id: str, why: str, close: bool, yes: bool) 
         return f"{plain(found.name) or '(no name)'}, {addresses}, {count_of(len(still_open), 'open conversation')}."
 
     async def end(runtime: "Runtime") -> None:
-        erased = await runtime.switchboard.erase_customer(customer_id, who=who_asks(), why=why, close=close)
+        try:
+            erased = await runtime.switchboard.erase_customer(customer_id, who=who_asks(), why=why, close=close)
+        except Conflict as error:
+            if error.reason == "conversations_open":
+                raise Fault(f"{error.words} Here: add --close. Nothing was erased.") from error
+            raise
         also = f" with {', '.join(erased.aliases)}" if erased.aliases else ""
         out.print(
             f"Erased {erased.customer_id}{also}: {erased.conversations} conversations, {erased.archived} archived "
@@ -42,6 +50,6 @@ def erase(session: Session, customer_id: str, why: str, close: bool, yes: bool) 
         )
 
     if not yes:
-        out.print(session.ask(look))
+        out.print(session.ask(look, if_unknown=IF_NO_CUSTOMER))
         click.confirm("Erase them? Nothing brings it back", abort=True)
-    session.ask(end)
+    session.ask(end, if_unknown=IF_NO_CUSTOMER)

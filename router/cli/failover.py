@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from router.runtime import Runtime
 
 FOR_DEFAULT = "1h"
+WHY_MAX = 200
+"""Characters of a reason, as /v1 takes it: it stands on everybody's screen."""
+IF_UNKNOWN = "`throughline failover list` shows those that hold now, with --all the ended ones too."
 
 scope_argument = click.argument("scope", nargs=-1, required=True, metavar="ENDPOINT...")
 target_option = click.option(
@@ -48,6 +51,7 @@ def preview(session: Session, scope: tuple[str, ...], target: str | None) -> Non
 @click.pass_obj
 def start(session: Session, *, scope: tuple[str, ...], target: str | None, why: str, lasts_s: float, yes: bool) -> None:
     """Show the preview, ask, then move."""
+    _check(why, lasts_s)
 
     async def begin(runtime: "Runtime") -> None:
         if not yes:
@@ -79,7 +83,7 @@ def stop(session: Session, failover_id: str) -> None:
         forced = await runtime.switchboard.stop_failover(failover_id, who_asks())
         out.print(f"Ended {forced.id}. Conversations stay where they are until health sends them home.")
 
-    session.ask(end)
+    session.ask(end, if_unknown=IF_UNKNOWN)
 
 
 @failover.command("list")
@@ -107,6 +111,18 @@ async def ask_preview(runtime: "Runtime", scope: tuple[str, ...], target: str | 
     return await runtime.switchboard.preview_failover(
         scope=_known(runtime, scope), target=_known(runtime, (target,))[0] if target else None
     )
+
+
+def _check(why: str, lasts_s: float) -> None:
+    """What would be refused after the preview and a yes to it is refused before."""
+    from router.operations import EXPIRES_LEAST_S, EXPIRES_MOST_S
+
+    if not EXPIRES_LEAST_S <= lasts_s <= EXPIRES_MOST_S:
+        words = f"a forced failover lasts between {EXPIRES_LEAST_S:.0f}s and {EXPIRES_MOST_S / 86_400:.0f}d."
+        raise click.BadParameter(words, param_hint="'--for'")
+    if not why.strip() or len(why) > WHY_MAX or not why.isprintable():
+        words = f"say why on one line of at most {WHY_MAX} characters: it stands in the journal and on all screens."
+        raise click.BadParameter(words, param_hint="'--why'")
 
 
 def _known(runtime: "Runtime", names: tuple[str, ...]) -> list[EndpointId]:

@@ -27,6 +27,10 @@ def create(session: Session, role: str, name: str, agent_id: str) -> None:
     """Make a key. It is shown once and kept as a hash only."""
 
     async def make(runtime: "Runtime") -> None:
+        there = [agent.id for agent in await runtime.switchboard.agents()] if agent_id else []
+        if agent_id and agent_id not in there:
+            named = f"There are: {', '.join(there)}" if there else "There is none yet: POST /v1/agents makes one"
+            raise Fault(f"There is no agent {agent_id}; no key was made. {named}.")
         try:
             key_id, plain = await runtime.keys.create(Role(role), name, agent_id)
         except ValueError as error:

@@ -101,20 +101,25 @@ class Session:
             )
         return settings
 
-    def ask(self, question: Callable[["Runtime"], Awaitable[Answer]]) -> Answer:
-        """Open the router without any of its loops, ask it, close it; its errors become words."""
-        return asyncio.run(_ask(self.connected(), question))
+    def ask(self, question: Callable[["Runtime"], Awaitable[Answer]], *, if_unknown: str = "") -> Answer:
+        """Open the router without any of its loops, ask it, close it; its errors become words.
+
+        `if_unknown` is said too where what was named is not there: how to find what is.
+        """
+        return asyncio.run(_ask(self.connected(), question, if_unknown))
 
 
-async def _ask(settings: Settings, question: Callable[["Runtime"], Awaitable[Answer]]) -> Answer:
+async def _ask(settings: Settings, question: Callable[["Runtime"], Awaitable[Answer]], if_unknown: str) -> Answer:
     # Imported here: commands that need no router start without loading it.
     from router.runtime import open_runtime
-    from router.switchboard import StoreUnavailable, SwitchboardError
+    from router.switchboard import NotFound, StoreUnavailable, SwitchboardError
 
     configure_logging("warning")  # what is asked for is said by the command; a log line would stand in between
     async with open_runtime(settings, "cli") as runtime:
         try:
             return await question(runtime)
+        except NotFound as error:
+            raise Fault(f"{error.words} {if_unknown}".rstrip()) from error
         except (SwitchboardError, StoreUnavailable) as error:
             raise Fault(error.words) from error
         except redis.RedisError as error:

@@ -80,6 +80,7 @@ def test_open_conversations_stand_in_the_way() -> None:
     refused = run("customer", "erase", customer, "--why", "asked for it", "--yes")
     assert refused.exit_code == 1
     assert "1 of their conversations are open" in refused.stderr
+    assert "add --close" in refused.stderr
     unknown = run("customer", "erase", "c0-nobody", "--why", "asked for it", "--yes")
     assert unknown.exit_code == 1
     assert "no such customer" in unknown.stderr

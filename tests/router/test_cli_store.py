@@ -134,11 +134,75 @@ def test_an_unknown_endpoint_is_named_with_those_there_are() -> None:
 
 
 def test_what_the_switchboard_refuses_is_said_in_its_words() -> None:
-    """An expiry of a second is none."""
-    refused = run("failover", "start", "sms/sandbox", "--why", "a test", "--for", "1s", "--yes")
+    """A target that is left itself is none."""
+    refused = run("failover", "start", "sms/sandbox", "--to", "sms/sandbox", "--why", "a test", "--yes")
     assert refused.exit_code == 1
     assert "Traceback" not in refused.output
     assert refused.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--for", "1s"), "between 60s and 7d"),
+        (("--for", "8d"), "between 60s and 7d"),
+        (("--why", " "), "say why on one line of at most 200 characters"),
+        (("--why", "x" * 201), "say why on one line of at most 200 characters"),
+        (("--why", "a test\nof two lines"), "say why on one line of at most 200 characters"),
+    ],
+)
+def test_what_no_failover_can_be_is_said_before_the_preview(wrong: tuple[str, str], said: str) -> None:
+    """Nobody reads a preview and says yes to hear that it cannot be; a long reason is never cut silently."""
+    arguments = {"--why": "a test", "--for": "5m", wrong[0]: wrong[1]}
+    options = [word for pair in arguments.items() for word in pair]
+    refused = CliRunner().invoke(throughline, ["failover", "start", "sms/sandbox", *options], input="y\n")
+    assert refused.exit_code == 2
+    assert said in " ".join(refused.stderr.split())
+    assert "would move" not in refused.output.lower()
+    assert "No forced failover" in words("failover", "list", "--all")
+
+
+@pytest.mark.parametrize(
+    ("command", "next_step"),
+    [
+        (("conversation", "show", "nothing-like-it"), "throughline conversation list"),
+        (("conversation", "show", "ZZZZZ"), "throughline conversation list"),
+        (("conversation", "reply", "ZZZZZ", "Hello"), "throughline conversation list"),
+        (("conversation", "list", "--customer", "nobody"), "throughline conversation show REFERENCE"),
+        (("customer", "erase", "nobody", "--why", "asked for it", "--yes"), "throughline conversation show REFERENCE"),
+        (("customer", "erase", "nobody", "--why", "asked for it"), "throughline conversation show REFERENCE"),
+        (("failover", "stop", "nothing"), "throughline failover list"),
+    ],
+)
+def test_whoever_names_what_is_not_there_hears_where_to_look(command: tuple[str, ...], next_step: str) -> None:
+    """Status 1, and the command that lists what there is."""
+    refused = run(*command)
+    assert refused.exit_code == 1
+    assert next_step in refused.stderr
+
+
+def test_a_key_speaks_for_an_agent_there_is() -> None:
+    """A slip in the id would make a key whose words nobody signs."""
+    refused = run("key", "create", "--role", "agent", "--name", "desk 1", "--agent", "a0-nobody")
+    assert refused.exit_code == 1
+    assert "There is no agent a0-nobody; no key was made" in refused.stderr
+    assert "desk 1" not in words("key", "list")
+
+    async def hire() -> str:
+        async with open_runtime(load_settings(), "cli") as runtime:
+            return (await runtime.switchboard.create_agent(name="Ana", team="", bindings=())).id
+
+    agent = asyncio.run(hire())
+    assert f"There are: {agent}." in run("key", "create", "--role", "agent", "--name", "x", "--agent", "slip").stderr
+    words("key", "create", "--role", "agent", "--name", "desk 1", "--agent", agent)
+    assert agent in words("key", "list")
+
+
+def test_a_backup_into_a_folder_there_is_not_says_so(folder: Path) -> None:
+    """The folder's name, not that of a draft nobody asked for."""
+    refused = run("backup", str(folder / "none/one.tlb"))
+    assert refused.exit_code == 1
+    assert f"there is no folder {folder}/none" in " ".join(refused.stderr.split())
 
 
 def test_a_conversation_is_listed_shown_and_answered() -> None:
