@@ -68,9 +68,11 @@ async def keep_content(core: Core, event: InboundMessage) -> Content:
     told = "".join(
         f"\n[not kept: {one_line(file.name)[:100]}, {len(file.content)} bytes]" for file in dropped[:DROPPED_TOLD_MAX]
     )
-    text, room = event.text, core.settings.messages.text_max - len(told)
+    text_max = core.settings.messages.text_max
+    told = told[: text_max // 2]  # what was said needs room, too
+    text, room = event.text, text_max - len(told)
     if len(text) > room:
-        text = text[: max(0, room - len(TEXT_TRUNCATED))] + TEXT_TRUNCATED
+        text = text[: room - len(TEXT_TRUNCATED)] + TEXT_TRUNCATED
     return Content(
         text=(text + told).strip() if told else text,
         html=event.html[:HTML_MAX] if event.html else None,

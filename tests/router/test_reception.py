@@ -394,3 +394,18 @@ async def test_a_text_that_was_cut_still_fits_wherever_agents_read(runtime: Runt
     assert isinstance(message, Message)
     assert len(message.content.text) <= TEXT_MAX
     assert "[...]" in message.content.text and "not kept" in message.content.text
+
+
+async def test_the_names_of_files_leave_room_for_what_was_said(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where texts are kept short, long names of files that were not kept must not displace the words themselves."""
+    short = runtime.core.settings.messages.model_copy(update={"text_max": 160})
+    monkeypatch.setattr(runtime.core, "settings", runtime.core.settings.model_copy(update={"messages": short}))
+    files = tuple(InboundFile(f"{number}-{'long' * 20}.txt", "text/plain", b"x") for number in range(20))
+    accepted = await hear(runtime, "The pump is leaking.", files=files)
+    message = await runtime.switchboard.message(accepted.message_id)
+    assert isinstance(message, Message)
+    assert (
+        message.content.text.startswith("The pump is leaking.\n[not kept: 10-long") and len(message.content.text) <= 160
+    )
