@@ -342,9 +342,7 @@ class Pipelined:
                     _Doubted() if number in held else await self._answer(connection, command[0])
                     for number, command in enumerate(commands)
                 ]
-        except (
-            BaseException
-        ):  # cancelled or not: answers nobody read must never be taken for those to the next commands
+        except BaseException:  # cancelled, too: nobody may take these answers for those to the next commands
             await connection.disconnect(nowait=True)
             raise
         finally:
