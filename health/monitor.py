@@ -122,6 +122,11 @@ class Monitor:
         """Most providers seem to fail at once, so it is us: move nobody until this is None again."""
         return self._frozen
 
+    @property
+    def has_started(self) -> bool:
+        """What the last supervisor knew is known here."""
+        return self._started
+
     def proven_at(self, endpoint: EndpointId) -> float:
         """When the last canary was sent that came back while nothing was suspected, unix seconds; 0: none yet."""
         watch = self._watches.get(endpoint)

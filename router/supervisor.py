@@ -96,7 +96,7 @@ class Supervisor:
 
     async def _supervise(self) -> None:
         # Whoever supervised meanwhile may have written other gates, and seen other endpoints fail.
-        self._gates, self._gates_at, self._usable = {}, 0.0, frozenset()
+        self._gates, self._gates_at, self._usable, self._recalls = {}, 0.0, frozenset(), {}
         pace = Pace(self.core.capabilities)
         pace.load(await self.core.control.pace())
         mover = Mover(self.core, pace)
@@ -130,10 +130,14 @@ class Supervisor:
         return self._monitor
 
     async def _control(self, monitor: Monitor, mover: Mover, pace: Pace) -> None:
+        resumed = False
         while True:
             began = self.core.clock.monotonic()
             try:
                 await self.step(monitor, mover, pace)
+                if not resumed and monitor.has_started:
+                    await self._resume_recalls()
+                    resumed = True
             except (LeaseLost, RedisConnectionError, RedisTimeoutError, OSError, TimeoutError):
                 raise
             except Exception:  # the loop's rim: what breaks one step is tried again, and the gates are renewed first
@@ -276,6 +280,13 @@ class Supervisor:
         await self._recall(endpoint, since)
         begun_s = self.core.settings.dispatch.gate_s + self.core.capabilities[endpoint].io_s + RECALL_SLACK_S
         self._recalls[endpoint] = (self.core.clock.now() + begun_s, since)
+
+    async def _resume_recalls(self) -> None:
+        """Whoever supervised before may have ended between taking an endpoint down and recalling what it had lost."""
+        for (endpoint, direction), record in (await self.core.board.statuses()).items():
+            is_down = direction is Direction.OUT and record.status is Status.DOWN and endpoint in self.adapters
+            if is_down and record.reason.startswith(LOST_REASONS):
+                await self._recall_lost(endpoint, record.since)
 
     async def _recall_again(self, now: float) -> None:
         for endpoint, (at, since) in list(self._recalls.items()):
