@@ -82,6 +82,18 @@ class Binding(Model):
         )
 
 
+class KnownBinding(Binding):
+    """A binding as it stands."""
+
+    unreachable_until: datetime | None
+    """The provider said that nobody is there: not tried before then. Replacing the binding lets it be tried again."""
+
+    @classmethod
+    def of(cls, binding: domain.Binding) -> "KnownBinding":
+        plain = Binding.of(binding)
+        return KnownBinding.model_construct(**dict(plain), unreachable_until=instant(binding.unreachable_until))
+
+
 class NewCustomer(Model):
     """Somebody who may write to us."""
 
@@ -96,7 +108,7 @@ class Customer(Model):
     id: str
     name: str
     locale: str
-    bindings: tuple[Binding, ...]
+    bindings: tuple[KnownBinding, ...]
     created_at: datetime | None
     alias_of: str = Field("", description="The customer this one turned out to be; empty: it is one of its own.")
 
@@ -106,7 +118,7 @@ class Customer(Model):
             id=customer.id,
             name=customer.name,
             locale=customer.locale,
-            bindings=tuple(Binding.of(binding) for binding in customer.bindings),
+            bindings=tuple(KnownBinding.of(binding) for binding in customer.bindings),
             created_at=instant(customer.created_at),
             alias_of=customer.alias_of,
         )

@@ -2,6 +2,7 @@
 
 import { html, useState } from "./vendor.js";
 import { ask } from "./api.js";
+import { Bindings } from "./bindings.js";
 import { Channel, Fault, Since, Status, useFocusInside } from "./parts.js";
 import { endpoints, endpointsById, mayTalk } from "./state.js";
 import { LEG_REASONS, plain } from "./words.js";
@@ -58,5 +59,6 @@ export function Places({ view, path, moved }) {
     </p>
     <p><span class="label">Agent</span> <${Channel} endpoint=${view.agent_side.endpoint} /> <code>${view.agent_side.endpoint}</code></p>
     ${moving ? html`<${Move} view=${view} path=${path} moved=${moved} first=${first} done=${() => setMoving(false)} />` : null}
+    ${mayTalk.value ? html`<${Bindings} key=${view.customer_id} view=${view} path=${path} moved=${moved} />` : null}
   </div>`;
 }

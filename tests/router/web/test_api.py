@@ -2,6 +2,7 @@
 
 import base64
 import uuid
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -231,6 +232,22 @@ async def test_customers_and_their_bindings(face: Any) -> None:
     assert len((await gone.json())["bindings"]) == 1
     bad = {"name": "a\r\nb"}
     await _problem(await face.client.post("/v1/customers", json=bad, headers=face.agent), 422, "invalid")
+
+
+async def test_where_nobody_is_there_is_said_and_tried_again_once_the_binding_is_replaced(face: Any) -> None:
+    """An agent reads until when, and may say that somebody is there; that nobody is there only a provider says."""
+    body = {"address": {"channel": "sms", "value": "+12025550123"}, "verified": True}
+    made = await face.client.post("/v1/customers", json={"name": "Ann", "bindings": [body]}, headers=face.agent)
+    customer_id = (await made.json())["id"]
+    path = f"/v1/customers/{customer_id}"
+    until = face.runtime.clock.now() + 3600
+    await face.runtime.core.people.mark_unreachable(customer_id, "sms:+12025550123", until)
+    (binding,) = (await (await face.client.get(path, headers=face.agent)).json())["bindings"]
+    assert abs(datetime.fromisoformat(binding["unreachable_until"]).timestamp() - until) < 0.01
+    ours = await face.client.put(f"{path}/bindings", json=binding, headers=face.agent)
+    await _problem(ours, 422, "invalid")
+    replaced = await face.client.put(f"{path}/bindings", json=body, headers=face.agent)
+    assert [one["unreachable_until"] for one in (await replaced.json())["bindings"]] == [None]
 
 
 async def test_an_agent_writes_first_and_assigns(face: Any) -> None:

@@ -131,6 +131,48 @@ async def test_the_reply_box_shows_where_the_next_message_goes_and_what_that_all
     await way.get_by_text("What you write waits, and goes out when there is a way.").wait_for()
 
 
+async def test_an_agent_sees_where_the_customer_may_be_written_to_and_ends_it_where_they_say_so(
+    face: Any, base: str, page: Any
+) -> None:
+    """Each address with what holds of it; consent ends at once, the next message goes elsewhere, and back again."""
+    conversation_id = await face.hear("Where is my card?")
+    desk, people = face.runtime.switchboard, face.runtime.core.people
+    customer_id = (await desk.conversation(conversation_id)).customer.id
+    await desk.set_binding(customer_id, Binding(Address(Channel.EMAIL, "ada@customer.test"), order=1))
+    await people.mark_unreachable(customer_id, "email:ada@customer.test", face.runtime.clock.now() + 3600)
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await page.get_by_text("Customer's addresses").click()
+    rows = page.locator(".binding")
+    phone, mailbox = rows.filter(has_text="+12025550177"), rows.filter(has_text="ada@customer.test")
+    await phone.get_by_text("in use").wait_for()
+    await mailbox.get_by_text("not verified").wait_for()
+    await mailbox.get_by_text("nobody there, until").wait_for()
+    assert "+12025550177" in await rows.first.inner_text(), "the one they prefer stands first"
+    await page.set_viewport_size({"width": 320, "height": 640})
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 320
+    await page.set_viewport_size({"width": 1280, "height": 820})
+
+    async def consents() -> dict[str, bool]:
+        return {one.address.value: one.consent for one in (await desk.customer(customer_id)).bindings}
+
+    await mailbox.get_by_role("button", name="Try again now").click()
+    await mailbox.get_by_text("nobody there").wait_for(state="detached")
+    await phone.get_by_role("button", name="Stop writing here…").click()
+    await phone.get_by_role("button", name="No").click()
+    assert all((await consents()).values())
+    await phone.get_by_role("button", name="Stop writing here…").click()
+    await phone.get_by_role("button", name="Yes, stop").click()
+    await phone.get_by_text("no consent").wait_for()
+    assert await consents() == {"+12025550177": False, "ada@customer.test": True}
+    await page.locator(".way").get_by_text("by Email email/support to ada@customer.test instead.").wait_for()
+    await phone.get_by_role("button", name="Write here again…").click()
+    await phone.get_by_role("button", name="Yes, they agreed").click()
+    await phone.get_by_text("no consent").wait_for(state="detached")
+    assert all((await consents()).values())
+    await page.locator(".way").get_by_text("Goes out by SMS").wait_for()
+
+
 async def test_what_was_said_of_the_last_message_is_gone_after_a_move(face: Any, base: str, page: Any) -> None:
     """`It goes out over sms` must not stay beside `Goes out by Email`."""
     conversation_id = await face.hear("Where is my card?")
