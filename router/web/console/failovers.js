@@ -22,7 +22,7 @@ function Preview({ preview }) {
       <div><h4>Wait</h4><${Counts} counts=${preview.parked} none="Nobody would wait." />
         ${preview.parked_until ? html`<p class="hint">the last until ${clock(preview.parked_until)}</p>` : null}</div>
       <div><h4>Stay</h4><${Counts} counts=${preview.stayed} none="Nobody would stay." /></div>
-      <div><h4>At once</h4><p><strong>${preview.messages}</strong> messages and notices</p><p>cost <strong>${Number(preview.cost).toFixed(2)}</strong></p></div>
+      <div><h4>At once</h4><p><strong>${preview.messages}</strong> ${preview.messages === 1 ? "message or notice" : "messages and notices"}</p><p>cost <strong>${Number(preview.cost).toFixed(2)}</strong></p></div>
     </div>
   </div>`;
 }

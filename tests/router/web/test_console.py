@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from channels.messages import Address, Channel
+from channels.messages import Address, Channel, InboundMessage
 from health.records import Freeze, StatusRecord
 from health.report import Direction, EndpointId, Status
 from router.domain.conversation import Binding
@@ -273,6 +273,53 @@ async def test_ops_preview_start_and_stop_a_failover(face: Any, base: str, page:
     await page.get_by_role("button", name="Stop it now").click()
     await page.get_by_text("stopped", exact=True).wait_for()
     assert await face.runtime.switchboard.failovers() == []
+
+
+SIDEWAYS = """[...document.querySelectorAll("*")].filter((one) =>
+  one.scrollWidth > one.clientWidth + 1 && (one === document.documentElement ||
+  ["auto", "scroll"].includes(getComputedStyle(one).overflowX))).map((one) => `${one.tagName} ${one.className}`)"""
+"""Whatever on the page can be scrolled sideways."""
+
+
+async def _long_words_everywhere(face: Any) -> str:
+    """A stranger and our own people write without a space; the conversation's reference."""
+    talk, name = face.runtime.switchboard, "Maximiliane-" * 15
+    heard = await talk.accept(
+        InboundMessage(
+            endpoint=MAIL, vendor_id="<1@x>", sender=Address(Channel.EMAIL, f"{'a' * 60}@{'b' * 60}.customer.test"),
+            text="https://example.org/" + "x" * 900, sent_at=face.runtime.clock.now(), subject="Re:" + "s" * 400,
+            sender_name=name,
+        )
+    )  # fmt: skip
+    await talk.send(heard.conversation_id, text="y" * 900, author="a", author_name=name, idempotency_key="k")
+    agent = await talk.create_agent(name="N" * 200, team="", bindings=())
+    await talk.update_conversation(heard.conversation_id, assignee=agent.id)
+    await talk.start_failover(scope=[SMS], target=None, who="w" * 80, why="z" * 200, expires_in_s=600)
+    return str((await talk.conversation(heard.conversation_id)).conversation.reference)
+
+
+async def test_words_without_a_space_widen_no_screen(face: Any, base: str, page: Any) -> None:
+    """A name, subject, address, reason or link of any length breaks or ends in dots; nothing scrolls sideways."""
+    reference = await _long_words_everywhere(face)
+    await _log_in(page, base, face.plain["admin"])
+    screens = {
+        "conversations": page.locator(".row"),
+        f"conversations/{reference}": page.get_by_role("button", name="Send"),
+        "endpoints": page.get_by_role("heading", name="Endpoints"),
+        "failovers": page.get_by_role("button", name="Stop…"),
+    }
+    for screen, drawn in screens.items():
+        for width in (1280, 390, 320):
+            await page.set_viewport_size({"width": width, "height": 820})
+            await page.goto(f"{base}/console/#/{screen}")
+            await drawn.wait_for()
+            if "/" in screen:
+                await page.locator(".ways summary").click()
+                await page.get_by_role("button", name="Move…").click()
+            assert await page.evaluate(SIDEWAYS) == [], (screen, width)
+            if "/" in screen:
+                await page.get_by_role("button", name="Leave it").click()
+                await page.locator(".ways summary").click()
 
 
 async def test_a_session_ends_with_its_key(face: Any, base: str, page: Any) -> None:
