@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from channels.messages import Kind
-from router.domain.conversation import Message, MessageState, Side, SideName
+from router.domain.conversation import ENDED, Message, MessageState, Side, SideName
 from router.store.codec import place_of
 from router.switchboard import Switchboard
 from tests.simulation.climate import CAPABILITIES
@@ -12,18 +12,6 @@ if TYPE_CHECKING:
     from tests.simulation.people import Said, Talk
     from tests.simulation.world import World
 
-ENDED = frozenset(
-    {
-        MessageState.SENT,
-        MessageState.DELIVERED,
-        MessageState.READ,
-        MessageState.UNCONFIRMED,
-        MessageState.UNDELIVERED,
-        MessageState.FAILED,
-        MessageState.CANCELLED,
-        MessageState.EXPIRED,
-    }
-)
 TRANSCRIPT_MAX = 1000
 
 

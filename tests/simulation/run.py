@@ -63,7 +63,7 @@ def run_seed(
         messages=sum(len(talk.said) for talk in world.talks),
         begun=len(world.server.begun),
         twice=sum(count > 1 for count in tokens.values()),
-        killed=world.kills,
+        killed=world.roles.kills,
         repaired=world.repairs,
         spooled=sum(said.spooled for talk in world.talks for said in talk.said),
     )

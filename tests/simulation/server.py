@@ -59,7 +59,7 @@ class Begun:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Script:
     """A script to be run."""
 
@@ -124,6 +124,8 @@ class Server:
         self.calls += len(asked)
         if self.calls > CALLS_MAX:
             raise Spun(f"more than {CALLS_MAX} calls in {self.loop.time():.0f} s")
+        if not asked:
+            return []
         self._wire.sendall(b"".join([self._pack(one, now) for _, one in asked]))
         return [self._heard(who, one, now, self._answer()) for who, one in asked]
 
@@ -149,8 +151,8 @@ class Server:
             return self._called(who, asked, answer)
         answer, bells = answer
         self._note(who, asked.name, asked.argument, answer)
-        if asked.name == "lease":
-            self._watch_lease(now, asked.prefix, json.loads(asked.argument), answer)
+        if asked.name == "lease" and answer:
+            self._watch_lease(now, asked.prefix, json.loads(asked.argument)["ep"], answer)
         elif asked.name == "settle":
             self._watch_settle(json.loads(asked.argument), answer)
         for bell in bells:
@@ -184,8 +186,8 @@ class Server:
         if self.log is not None:
             self.log.append(text)
 
-    def _watch_lease(self, now: int, prefix: str, argument: Mapping[str, Any], answer: list[str]) -> None:
-        state, until = self.gates.get((prefix, argument["ep"]), ("open", 0))
+    def _watch_lease(self, now: int, prefix: str, endpoint: str, answer: list[str]) -> None:
+        state, until = self.gates.get((prefix, endpoint), ("open", 0))
         for text in answer:
             row = json.loads(text)
             attempt = row["a"]
@@ -198,7 +200,7 @@ class Server:
                 attempt["ad"], row["k"],
             )  # fmt: skip
             if state == "closed" and until > now:
-                self.wrong.append(f"{token} begun at {argument['ep']} although its gate is closed")
+                self.wrong.append(f"{token} begun at {endpoint} although its gate is closed")
             live, deadline = self._live.get(side, ("", 0))
             if live and deadline > self._latest_ms:  # a clock that steps back opens nothing again
                 self.wrong.append(f"{token} begun while {live} is open on the same side")

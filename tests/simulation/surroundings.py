@@ -73,7 +73,7 @@ class SimBoard:
         now = world.now - self.lag_s
         found = {}
         for endpoint in world.climate.endpoints:
-            record = world.climate.status(endpoint, now, world.supervised_at)
+            record = world.climate.status(endpoint, now, world.roles.supervised_at)
             found[endpoint, Direction.OUT] = record
         return found
 
