@@ -1,11 +1,11 @@
-"""Rules of text that hold on every channel: cleaning, SMS lengths, shortening, STOP and its kin."""
+"""Rules of text that hold on every channel: cleaning, SMS lengths, STOP and its kin."""
 
 import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from channels.wire.gsm0338 import Encoding, choose_encoding, count_units, segment_room, segment_text
+from channels.wire.gsm0338 import Encoding, count_units, segment_text
 
 OptKeyword = Literal["stop", "start", "help"]
 
@@ -14,7 +14,6 @@ _TO_CLEAN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u
 """Whatever `clean_text` changes: most texts have none of it."""
 _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
 _NO_LINE = re.compile(r"[\x00\r\n\x0b\x0c\x85\u2028\u2029]")
-_LAST_WORD = re.compile(r"\s+\S*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,49 +46,6 @@ def sms_segments(text: str) -> SegmentPlan:
     cleaned = clean_text(text)
     plan = segment_text(cleaned, 0)
     return SegmentPlan(plan.encoding, len(plan.parts), count_units(cleaned, plan.encoding))
-
-
-def shorten(text: str, characters_max: int, ending: str = "...") -> str:
-    """`text` in at most `characters_max` characters, cut between words where one is near, then `ending`.
-
-    Three dots by default: a typographic ellipsis would turn a GSM text into UCS-2, of less than half the length.
-    """
-    if len(text) <= characters_max:
-        return text
-    room = characters_max - len(ending)
-    if room <= 0:
-        return text[:characters_max]
-    kept = text[:room]
-    if not text[room].isspace():
-        at_word = _LAST_WORD.sub("", kept)
-        # A "word" that fills more than a third of the room is a link or a script without spaces: cut inside.
-        kept = at_word if len(at_word) * 3 >= room * 2 else kept
-    return kept.rstrip() + ending
-
-
-def shorten_to_segments(text: str, segments_max: int, ending: str = "...") -> str:
-    """`text`, cleaned, in at most `segments_max` SMS segments (1 to 255), shortened as `shorten` does."""
-    cleaned = clean_text(text)
-    # No text of more characters than this fits even in septets: bounds the search for a text of megabytes.
-    low, high = 0, min(len(cleaned), segments_max * 160)
-    if high == len(cleaned) and _fits(cleaned, segments_max):
-        return cleaned
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _fits(shorten(cleaned, middle, ending), segments_max):
-            low = middle
-        else:
-            high = middle - 1
-    return shorten(cleaned, low, ending)
-
-
-def _fits(text: str, segments_max: int) -> bool:
-    encoding = choose_encoding(text)
-    # Cheap before exact: the exact plan is only made for what may fit.
-    octets = count_units(text, encoding) * (1 if encoding is Encoding.GSM7 else 2)
-    if octets > max(segments_max * segment_room(encoding), 160):
-        return False
-    return len(segment_text(text, 0).parts) <= segments_max
 
 
 # Compared without accents, case, spaces and outer punctuation, and only as the whole message. English as CTIA's

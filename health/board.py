@@ -118,21 +118,13 @@ class Board:
                 batch.xadd(self.key("evidence"), {"e": text}, maxlen=EVIDENCE_MAX, approximate=True)
             await batch.execute()
 
-    async def read_evidence(
-        self, after_id: str, count: int = 1000, block_ms: int | None = None
-    ) -> list[tuple[str, list[Evidence]]]:
-        """Up to `count` entries of evidence after an id, oldest first, waiting up to `block_ms` for the first.
-
-        One that cannot be read says nothing.
-        """
-        found = await self._after("evidence", after_id, count, block_ms)
+    async def read_evidence(self, after_id: str, count: int = 1000) -> list[tuple[str, list[Evidence]]]:
+        """Up to `count` entries of evidence after an id, oldest first; one that cannot be read says nothing."""
+        found = await self._after("evidence", after_id, count)
         return [(name, read_or_none(evidence_from_json, text) or []) for name, text in found]
 
-    async def _after(self, name: str, after_id: str, count: int, block_ms: int | None) -> list[tuple[str, str]]:
-        key, answer = self.key(name), await self._call("XRANGE", self.key(name), f"({after_id}", "+", "COUNT", count)
-        if not answer and block_ms:
-            await self._call("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", key, after_id)
-            answer = await self._call("XRANGE", key, f"({after_id}", "+", "COUNT", count)
+    async def _after(self, name: str, after_id: str, count: int) -> list[tuple[str, str]]:
+        answer = await self._call("XRANGE", self.key(name), f"({after_id}", "+", "COUNT", count)
         return [(_text(entry_id), _text(next(iter(fields.values())))) for entry_id, fields in answer]
 
     # Reports
@@ -188,24 +180,10 @@ class Board:
         records = [status_from_json(text) for text in (await self._hash("statuses")).values()]
         return {(record.endpoint, record.direction): record for record in records}
 
-    async def write_status(self, record: StatusRecord) -> None:
-        """Write one conclusion."""
-        await self.commit(statuses=[record])
-
-    async def append_transitions(self, transitions: Sequence[Transition]) -> None:
-        """Append changes, in order; about the last 10,000 are kept."""
-        await self.commit(transitions=transitions)
-
-    async def read_transitions(
-        self, after_id: str, count: int = 100, block_ms: int | None = None
-    ) -> list[tuple[str, Transition]]:
-        """Up to `count` changes after an id, oldest first."""
-        found = await self._after("transitions", after_id, count, block_ms)
+    async def read_transitions(self, after_id: str, count: int = 100) -> list[tuple[str, Transition]]:
+        """Up to `count` changes after an id, oldest first; about the last 10,000 are kept."""
+        found = await self._after("transitions", after_id, count)
         return [(name, transition_from_json(text)) for name, text in found]
-
-    async def save_detectors(self, snapshots: Mapping[str, Mapping[str, Any]], fence: int | None = None) -> None:
-        """Keep what a restarted supervisor goes on with: JSON values by name."""
-        await self.commit(snapshots=snapshots, fence=fence)
 
     async def detectors(self) -> dict[str, Any]:
         """What was kept."""

@@ -42,7 +42,6 @@ SANDBOX_HOLD_S = 10.0
 """Stand-in vendors send receipts within a second: who watches by hand need not wait a real vendor's minute."""
 HTTP_TIMEOUT_S = 15.0
 """The rim for every HTTP call; adapters bound theirs tighter."""
-CLI_ROLE = "cli"
 SPOOLING_ROLES = frozenset({"web", "dispatch"})
 """Roles that vendors and clients speak to; they run `Switchboard.empty_spool`."""
 

@@ -16,7 +16,7 @@ from channels.sandbox.mail import MailVendor
 from channels.sandbox.pocket_site import Person, PocketSite
 from channels.sandbox.smsc import SmscVendor
 from channels.sandbox.twilio import TwilioSmsVendor, TwilioVoiceVendor
-from channels.sandbox.vendor import Fault, Journal, Vendor
+from channels.sandbox.vendor import Journal, Vendor
 
 MAIL = "email/sandbox"
 SMS = "sms/sandbox"
@@ -254,11 +254,6 @@ class Sandbox:
     def endpoint_tables(self) -> list[dict[str, object]]:
         """The `[[endpoints]]` tables of the running vendors."""
         return _tables(self.vendors.values())
-
-    async def heal(self) -> None:
-        """Switch every fault off."""
-        for vendor in self.vendors.values():
-            await vendor.set_fault(Fault.NONE)
 
 
 async def serve(settings: SandboxSettings) -> None:

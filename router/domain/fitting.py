@@ -13,8 +13,6 @@ from channels.wire.gsm0338 import fits_gsm
 
 SEGMENT_CHARACTERS = 160
 """No text of more characters fits one segment."""
-ADDED_MAX = 60
-"""Characters that fitting may add to an SMS, its line about files apart: what a route's `text_length` allows for."""
 NAMED_MAX = 2
 """Files that a line names."""
 NAME_MAX = 30

@@ -34,8 +34,6 @@ class DecisionKind(StrEnum):
     RETURNED = "returned"  # failback
     MATCHED = "matched"  # an inbound message joined a conversation or opened one
     HELD = "held"  # an inbound message waits for proof
-    RESENT = "resent"  # after an unknown outcome
-    REPAIRED = "repaired"  # the reconciler found something amiss
 
 
 @dataclass(frozen=True, slots=True)

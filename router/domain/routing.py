@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Literal
 
 from channels.contract import Capabilities
@@ -85,12 +84,6 @@ class RouteRequest:
     """Where attempts at this very message already failed for good."""
     target: EndpointId | None = None
     """A forced failover sends everybody here who can be reached here."""
-    country_facts: Mapping[str, str] = field(default_factory=dict)
-    """For a later policy; read by nothing yet."""
-    quiet_hours: str = ""
-    """For a later policy; read by nothing yet."""
-    budget: Decimal | None = None
-    """For a later policy; read by nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,8 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from channels.text import clean_text, one_line, opt_keyword, shorten, shorten_to_segments, sms_segments
+from channels.text import clean_text, one_line, opt_keyword, sms_segments
 from channels.wire.gsm0338 import Encoding
 
 
@@ -83,34 +81,6 @@ def test_segments_are_planned_for_the_cleaned_text() -> None:
     plan = sms_segments("Grüße €5")
     assert (plan.encoding, plan.count, plan.characters) == (Encoding.GSM7, 1, 9)
     assert sms_segments("“quoted”").encoding is Encoding.UCS2
-
-
-@given(st.text(max_size=300), st.integers(0, 320))
-def test_a_shortened_text_fits(text: str, characters_max: int) -> None:
-    """It never exceeds the limit and is left alone when it fits."""
-    short = shorten(text, characters_max)
-    assert len(short) <= characters_max
-    assert short == text or len(text) > characters_max
-
-
-def test_words_are_kept_whole() -> None:
-    """A cut falls between words, unless one word fills the room."""
-    assert shorten("the quick brown fox", 14) == "the quick..."
-    assert shorten("the quick brown fox", 12) == "the quick..."
-    assert shorten("x" * 50, 10) == "xxxxxxx..."
-    assert shorten("abc", 2) == "ab"
-
-
-@given(st.text(max_size=1500), st.integers(1, 5))
-def test_a_text_shortened_to_segments_fits_them(text: str, segments_max: int) -> None:
-    """Whichever alphabet it needs."""
-    assert sms_segments(shorten_to_segments(text, segments_max)).count <= segments_max
-
-
-def test_a_megabyte_is_shortened_at_once() -> None:
-    """The search is bounded by what could fit, not by what came."""
-    short = shorten_to_segments("naïve жук " * 100_000, 10)
-    assert sms_segments(short).count == 10
 
 
 def test_no_character_that_must_go_is_overlooked():

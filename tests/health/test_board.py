@@ -34,16 +34,6 @@ async def test_evidence_is_read_in_order_and_only_once(board):
     assert await board.read_evidence(rest[-1][0], 100) == []
 
 
-async def test_a_reader_waits_for_the_first_piece(board, redis_url):
-    """Blocking, until somebody records."""
-    other = redis.asyncio.Redis.from_url(redis_url)
-    waiting = asyncio.create_task(Board(other).read_evidence(BEGINNING, 10, block_ms=5000))
-    await asyncio.sleep(0)
-    await board.record([evidence(1)])
-    assert [pieces for _, pieces in await waiting] == [[evidence(1)]]
-    await other.aclose()
-
-
 async def test_evidence_is_bounded(board, redis_client, monkeypatch):
     """The stream is trimmed as it grows."""
     monkeypatch.setattr("health.board.EVIDENCE_MAX", 1000)
@@ -92,9 +82,7 @@ async def test_statuses_transitions_and_snapshots_are_read_back(board):
     assert await board.statuses() == {(E, OUT): record}
     assert [found for _, found in await board.read_transitions(BEGINNING)] == [down()]
     assert await board.detectors() == {"sms/acme": {"fast": 1.5}, "cursor": "1-0"}
-    await board.write_status(StatusRecord(E, IN, Status.UP, 1.0, "heard", ""))
-    await board.append_transitions([down(at=101)])
-    await board.save_detectors({"sms/old": {}})
+    await board.commit(statuses=[StatusRecord(E, IN, Status.UP, 1.0, "heard", "")], snapshots={"sms/old": {}})
     await board.keep_only([(E, OUT)], ["sms/acme"])
     assert list(await board.statuses()) == [(E, OUT)]
     assert list(await board.detectors()) == ["sms/acme"]

@@ -355,7 +355,7 @@ async def _gate_unreadable(bench: Bench) -> None:
 async def _gate_missing(bench: Bench) -> None:
     await bench.redis("HSET", f"{P}gate", MAIL, f"open|{bench.clock[0] + 60_000}")
     status = StatusRecord(SMS, Direction.OUT, Status.UP, 0.0, "", "")
-    await Board(bench.store.redis.client).write_status(status)
+    await Board(bench.store.redis.client).commit(statuses=[status])
 
 
 CORRUPTIONS: list[tuple[int, str, Callable[[Bench], Awaitable[None]]]] = [
