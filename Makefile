@@ -64,7 +64,7 @@ fuzz: $(VENV)/installed-dev  ## attack every parser with a new seed, a minute ea
 	@seed=$${FUZZ_SEED:-$$(date +%s)}; echo "FUZZ_SEED=$$seed repeats this run"; FUZZ_SEED=$$seed FUZZ_S=$(or $(FUZZ_S),60) \
 	  FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),60) $(BIN)/python -m pytest tests/hostile --timeout=0 $(TESTS)
 
-peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, PostgreSQL, an npm message centre
+peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, PostgreSQL, Prometheus, an npm message centre
 	$(BIN)/python -m pytest -m peer
 
 bench: $(VENV)/installed  ## measure speed: one table, each figure beside what it is compared with (about 8 minutes)
