@@ -1,14 +1,8 @@
 """What Redis cannot take now: fsynced at the edge in the order it came, taken once Redis is back, kept a while."""
 
 import asyncio
-import errno
-import fcntl
-import json
 import os
-import secrets
-import threading
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -18,6 +12,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from router import spool_files
+from router.spool_files import SUFFIX, TAKEN_SUFFIX, Entry, SpoolFile, create_file, dump_line, read_line, without_aside
 from router.store.redis import StoreUnavailable
 from router.telemetry import SPOOLED
 
@@ -35,10 +31,6 @@ TRIES_MAX = 3
 """Of an entry that breaks on something else than Redis; then it is put aside for a person."""
 KEPT_S = 600.0
 """After it was taken: a Redis that comes back older than it was is told again."""
-ASIDE_BYTES_MAX = BYTES_MAX
-"""Of what waits for a person; beyond it an entry that nobody can take stays where it is, and holds up its like."""
-SUFFIX, TAKEN_SUFFIX, ASIDE = ".spool", ".taken", "aside"
-"""`aside` is also the kind of the line that says of an entry, in its own file, that it was put aside."""
 
 log = structlog.get_logger()
 
@@ -48,38 +40,6 @@ Take = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 class SpoolFull(Exception):
     """The spool holds all it may; nothing was promised."""
-
-
-@dataclass(slots=True)
-class _File:
-    """A file that this process has locked."""
-
-    path: Path
-    descriptor: int
-    size: int = 0
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-    """One writer cuts off what it could not write whole: nobody else's line may stand behind it."""
-
-    def write(self, lines: list[bytes]) -> None:
-        """Add lines; on disk when it returns. Raises OSError: none of them is there."""
-        with self._turn:
-            try:
-                _write_all(self.descriptor, b"".join(lines))
-                os.fsync(self.descriptor)
-            except OSError:
-                os.ftruncate(self.descriptor, self.size)
-                raise
-            self.size = os.fstat(self.descriptor).st_size
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    kind: str
-    key: str
-    fields: dict[str, Any]
-    line: bytes
-    file: _File
-    """Where it stands."""
 
 
 @dataclass(slots=True)
@@ -94,12 +54,12 @@ class Spool:
     name: str
     away: bool = False
     """Redis did not take something lately: whatever comes is kept at once, so that nobody waits for it in vain."""
-    _waiting: dict[str, deque[_Entry]] = field(default_factory=dict)
+    _waiting: dict[str, deque[Entry]] = field(default_factory=dict)
     _keeping: Counter[str] = field(default_factory=Counter)
-    _unwritten: list[tuple[bytes, asyncio.Future[_File]]] = field(default_factory=list)
+    _unwritten: list[tuple[bytes, asyncio.Future[SpoolFile]]] = field(default_factory=list)
     _writer: asyncio.Task[None] | None = None
-    _files: list[_File] = field(default_factory=list)
-    _own: _File | None = None
+    _files: list[SpoolFile] = field(default_factory=list)
+    _own: SpoolFile | None = None
     _count: int = 0
     _bytes: int = 0
     _late: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -147,13 +107,13 @@ class Spool:
         await asyncio.shield(asyncio.ensure_future(self._keep(kind, key, fields)))
 
     async def _keep(self, kind: str, key: str, fields: dict[str, Any]) -> None:
-        line = _dump_line(kind, key, fields)
+        line = dump_line(kind, key, fields)
         if self._count >= COUNT_MAX or self._bytes + len(line) > BYTES_MAX:
             raise SpoolFull(f"{self._count} entries wait")
         self._count += 1
         self._bytes += len(line)
         self._keeping[key] += 1
-        written: asyncio.Future[_File] = asyncio.get_running_loop().create_future()
+        written: asyncio.Future[SpoolFile] = asyncio.get_running_loop().create_future()
         self._unwritten.append((line, written))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
@@ -164,7 +124,7 @@ class Spool:
             self._bytes -= len(line)
             raise
         else:
-            self._waiting.setdefault(key, deque()).append(_Entry(kind, key, fields, line, file))
+            self._waiting.setdefault(key, deque()).append(Entry(kind, key, fields, line, file))
             SPOOLED.labels(kind).inc()
         finally:
             self._keeping -= Counter([key])
@@ -222,31 +182,12 @@ class Spool:
                 written.set_result(file)
         self._writer = None
 
-    def _write_now(self, lines: list[bytes]) -> _File:
+    def _write_now(self, lines: list[bytes]) -> SpoolFile:
         if self._own is None:
-            self._own = self._create()
+            self._own = create_file(self.folder, self.name)
             self._files.append(self._own)
         self._own.write(lines)
         return self._own
-
-    def _create(self) -> _File:
-        """A new file, locked before it has a name that others look for."""
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _sync(self.folder.parent)  # a folder that a power failure takes away takes its files along
-        stem = f"{time.time_ns() // 1_000_000:013d}-{self.name}-{os.getpid()}-{secrets.token_hex(4)}"
-        draft, path = self.folder / f"{stem}.draft", self.folder / f"{stem}{SUFFIX}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            draft.rename(path)
-            _sync(self.folder)
-        except OSError:
-            os.close(descriptor)
-            for name in (draft, path):
-                name.unlink(missing_ok=True)  # empty as yet
-            raise
-        return _File(path, descriptor)
 
     async def _adopt(self) -> None:
         """Take up what processes left that are gone: their lock went with them."""
@@ -254,15 +195,15 @@ class Spool:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             if path in mine:
                 continue
-            found = await asyncio.to_thread(_lock_and_read, path)
+            found = await asyncio.to_thread(spool_files.lock_and_read, path)
             if found is None:
                 continue
             file, lines = found
             self._files.append(file)
-            read = [entry for entry in (_read_line(line, file) for line in lines) if entry is not None]
+            read = [entry for entry in (read_line(line, file) for line in lines) if entry is not None]
             if len(read) < len(lines):
                 log.error("spool.damaged", file=path.name, lines=len(lines) - len(read))
-            entries = _without_aside(read)
+            entries = without_aside(read)
             for entry in entries:
                 self._waiting.setdefault(entry.key, deque()).append(entry)
                 self._count += 1
@@ -330,7 +271,7 @@ class Spool:
             except Exception as error:  # the loop's rim: an entry that nobody can take must not hold up the others
                 if attempt == TRIES_MAX:
                     log.exception("spool.put_aside", kind=entry.kind)
-                    if not await asyncio.to_thread(_put_aside, self.folder, entry, error):
+                    if not await asyncio.to_thread(spool_files.put_aside, self.folder, entry, error):
                         return False
         queue.popleft()
         if not queue:
@@ -343,92 +284,3 @@ class Spool:
         self._late.discard(task)
         if not task.cancelled():
             task.exception()  # retrieved: after its time was up nobody waits for it
-
-
-def _lock_and_read(path: Path) -> tuple[_File, list[bytes]] | None:
-    """The file, if nobody alive holds it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        content = path.read_bytes()
-    except (BlockingIOError, FileNotFoundError):  # alive, or emptied by another process before we locked it
-        os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)  # the lock would keep it from everybody, ourselves too
-        raise
-    whole, _, _ = content.rpartition(b"\n")  # a torn last line was acknowledged to nobody
-    return _File(path, descriptor, len(content)), whole.split(b"\n") if whole else []
-
-
-def _dump_line(kind: str, key: str, fields: dict[str, Any]) -> bytes:
-    text = json.dumps({"kind": kind, "key": key, "fields": fields}, ensure_ascii=False, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def _without_aside(entries: list[_Entry]) -> list[_Entry]:
-    """What a person was given stays theirs: taken later after all, it would come out of its order, or twice."""
-    left: list[_Entry] = []
-    for entry in entries:
-        if entry.kind != ASIDE:
-            left.append(entry)
-            continue
-        given = next((one for one in left if (one.key, one.fields) == (entry.key, entry.fields)), None)
-        if given is not None:
-            left.remove(given)
-    return left
-
-
-def _read_line(line: bytes, file: _File) -> _Entry | None:
-    check, _, text = line.partition(b" ")
-    if check != b"%08x" % zlib.crc32(text):
-        return None
-    row = json.loads(text)
-    return _Entry(row["kind"], row["key"], row["fields"], line, file)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    """A disk with little room takes a part and says so only by how much. Raises OSError."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _put_aside(folder: Path, entry: _Entry, error: Exception) -> bool:
-    """Keep for a person what was promised and cannot be taken; False: the disk is full, and it stays where it is."""
-    content = json.dumps({"error": repr(error), "at": time.time()}).encode() + b" " + entry.line.rstrip() + b"\n"
-    try:
-        descriptor = os.open(folder / ASIDE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size + len(content) > ASIDE_BYTES_MAX:
-                raise OSError(errno.EFBIG, "nobody has looked at what was put aside")
-            if not size:
-                _sync(folder)
-            try:
-                _write_all(descriptor, content)
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, size)
-                raise
-        finally:
-            os.close(descriptor)
-    except OSError:
-        log.exception("spool.not_put_aside")
-        return False
-    try:
-        entry.file.write([_dump_line(ASIDE, entry.key, entry.fields)])
-    except OSError:
-        log.exception("spool.not_noted", file=entry.file.path.name)  # whoever takes the file up tries it again
-    return True
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

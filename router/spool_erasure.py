@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from router.spool import ASIDE, SUFFIX, TAKEN_SUFFIX
+from router.spool_files import ASIDE, SUFFIX, TAKEN_SUFFIX
 
 ENTRY = re.compile(rb"(?:^|} )[0-9a-f]{8} (\{.*\})$")
-"""A line of a spool file (`router/spool.py`), or of those put aside, where the error stands before it."""
+"""A line of a spool file (`router/spool_files.py`), or of those put aside, where the error stands before it."""
 
 IsTheirs = Callable[[dict[str, Any]], bool]
 """Whether an entry's fields are of this person."""

@@ -13,6 +13,7 @@ import pytest
 from channels.messages import Address, Channel, InboundFile, InboundMessage, ReceiptEvent, ReceiptState
 from health.report import EndpointId
 from router import spool as spools
+from router import spool_files
 from router.spool import Spool, SpoolFull
 from router.spool_records import dump_event, load_event, order_of
 from router.store.files import Files
@@ -157,7 +158,7 @@ async def test_a_full_spool_and_a_full_disk_refuse_and_promise_nothing(tmp_path,
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(spools.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             await spool.keep("event", "ann", {"n": 2})
     await spool.keep("event", "ann", {"n": 3})
@@ -217,7 +218,7 @@ async def test_one_that_can_neither_be_taken_nor_put_aside_holds_up_only_its_lik
     """The first of all, on a full disk: the others go on, and Redis is known to be back."""
     spool, taker = Spool(tmp_path, "web"), Taker()
     taker.broken = {0}
-    monkeypatch.setattr(spools, "_put_aside", lambda *_: False)
+    monkeypatch.setattr(spool_files, "put_aside", lambda *_: False)
     await spool.keep("event", "ann", {"n": 0})
     for number in range(1, 5):
         await spool.keep("event", f"bob{number}", {"n": number})
@@ -234,7 +235,7 @@ async def test_who_may_open_no_file_looks_again(tmp_path, monkeypatch):
     dead, taker, spool = Spool(tmp_path, "web"), Taker(), Spool(tmp_path, "web")
     await dead.keep("event", "ann", {"n": 1})
     os.close(dead._own.descriptor)
-    refused, look = [], spools._lock_and_read
+    refused, look = [], spool_files.lock_and_read
 
     def refuse(path):
         if len(refused) < 3:
@@ -242,7 +243,7 @@ async def test_who_may_open_no_file_looks_again(tmp_path, monkeypatch):
             raise OSError(errno.EMFILE, "Too many open files")
         return look(path)
 
-    monkeypatch.setattr(spools, "_lock_and_read", refuse)
+    monkeypatch.setattr(spool_files, "lock_and_read", refuse)
     async with running(spool, taker):
         await until(lambda: taker.numbers == [1])
     assert len(refused) == 3
@@ -250,8 +251,8 @@ async def test_who_may_open_no_file_looks_again(tmp_path, monkeypatch):
 
 async def test_a_new_folder_and_what_is_put_aside_are_on_disk_by_name_too(tmp_path, monkeypatch):
     """A power failure may take a name whose folder was not synced, whatever the file itself was."""
-    synced, sync = [], spools._sync
-    monkeypatch.setattr(spools, "_sync", lambda folder: (synced.append(folder), sync(folder)))
+    synced, sync = [], spool_files.sync
+    monkeypatch.setattr(spool_files, "sync", lambda folder: (synced.append(folder), sync(folder)))
     spool, taker = Spool(tmp_path / "spool", "web"), Taker()
     taker.broken = {0}
     await spool.keep("event", "ann", {"n": 0})
@@ -263,7 +264,7 @@ async def test_a_new_folder_and_what_is_put_aside_are_on_disk_by_name_too(tmp_pa
 
 async def test_what_nobody_looks_at_does_not_grow_for_ever(tmp_path, monkeypatch):
     """The last one that fits is put aside whole, the next stays in the spool."""
-    monkeypatch.setattr(spools, "ASIDE_BYTES_MAX", 200)
+    monkeypatch.setattr(spool_files, "ASIDE_BYTES_MAX", 200)
     spool, taker = Spool(tmp_path, "web"), Taker()
     taker.broken = {0, 1}
     await spool.keep("event", "ann", {"n": 0})
@@ -276,7 +277,7 @@ async def test_what_nobody_looks_at_does_not_grow_for_ever(tmp_path, monkeypatch
 
 async def test_a_file_that_cannot_get_its_name_leaves_nothing_and_promises_nothing(tmp_path, monkeypatch):
     spool = Spool(tmp_path, "web")
-    monkeypatch.setattr(spools, "_sync", Mock(side_effect=OSError(errno.EIO, "I/O error")))
+    monkeypatch.setattr(spool_files, "sync", Mock(side_effect=OSError(errno.EIO, "I/O error")))
     opened = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(OSError, match="I/O error"):
@@ -320,7 +321,7 @@ async def test_a_file_that_cannot_be_put_away_leaves_none_closed_in_use(tmp_path
             raise OSError(errno.EIO, "I/O error")
         touch(path, *times)
 
-    monkeypatch.setattr(spools.os, "utime", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
     async with running(spool, taker):
         await until(lambda: refused)
         await spool.keep("event", "ann", {"n": 3})

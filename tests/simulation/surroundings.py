@@ -112,14 +112,15 @@ def surrounded(world: "World") -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in (dispatcher, mover, planner, reconciler, sender, supervisor):
             stack.enter_context(mock.patch.object(module, "log", listened))
-        for module in ("edge", "receipts", "spool"):
+        for module in ("edge", "receipts", "spool", "spool_files"):
             stack.enter_context(mock.patch(f"router.{module}.log", listened))
         for module in (planner, sender):
             stack.enter_context(mock.patch.object(module, "POLL_S", POLL_S * world.pace))
         stack.enter_context(mock.patch("router.spool.LOOK_S", SPOOL_LOOK_S * world.pace))
         clock = SimpleNamespace(time=lambda: world.unix, time_ns=lambda: int(world.unix * 1e9))
-        stack.enter_context(mock.patch("router.spool.time", clock))
-        stack.enter_context(mock.patch("router.spool._write_all", partial(_write_all, world)))
+        for module in ("spool", "spool_files"):
+            stack.enter_context(mock.patch(f"router.{module}.time", clock))
+        stack.enter_context(mock.patch("router.spool_files.write_all", partial(_write_all, world)))
         stack.enter_context(mock.patch.object(supervisor, "FAILBACK_EVERY_S", FAILBACK_S * world.pace))
         stack.enter_context(mock.patch.object(supervisor, "PACE_EVERY_S", PACE_S * world.pace))
         stack.enter_context(mock.patch.object(reconciler, "STEP_S", WALK_S * world.pace))

@@ -19,7 +19,7 @@ from router.domain.conversation import Agent, Binding, Customer
 from router.domain.failover import ForcedFailover
 from router.domain.ids import ALPHABET
 from router.failovers import dump_failover
-from router.spool import ASIDE
+from router.spool_files import ASIDE
 from router.store.codec import place_of
 from router.store.redis import StoreUnavailable
 from router.switchboard import Switchboard
