@@ -85,14 +85,16 @@ def lock_and_read(path: Path) -> tuple[SpoolFile, list[bytes]] | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         content = path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):  # a torn last line was acknowledged to nobody, and must not run into the next one
+            os.ftruncate(descriptor, end)
     except (BlockingIOError, FileNotFoundError):  # alive, or emptied by another process before we locked it
         os.close(descriptor)
         return None
     except OSError:
         os.close(descriptor)  # the lock would keep it from everybody, ourselves too
         raise
-    whole, _, _ = content.rpartition(b"\n")  # a torn last line was acknowledged to nobody
-    return SpoolFile(path, descriptor, len(content)), whole.split(b"\n") if whole else []
+    return SpoolFile(path, descriptor, end), content[:end].split(b"\n")[:-1]
 
 
 def dump_line(kind: str, key: str, fields: dict[str, Any]) -> bytes:
@@ -136,6 +138,7 @@ def put_aside(folder: Path, entry: Entry, error: Exception) -> bool:
     try:
         descriptor = os.open(folder / ASIDE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # what is cut off or erased there must be nobody else's
             size = os.fstat(descriptor).st_size
             if size + len(content) > ASIDE_BYTES_MAX:
                 raise OSError(errno.EFBIG, "nobody has looked at what was put aside")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import threading
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -338,3 +339,50 @@ async def test_a_file_that_somebody_took_away_is_not_looked_for_for_ever(tmp_pat
         await spool.keep("event", "ann", {"n": 2})
         await until(lambda: list(tmp_path.glob("*.taken")))
     assert taker.numbers == [1, 2]
+
+
+def entry_of(folder, number):
+    file = spool_files.create_file(folder, "web")
+    line = spool_files.dump_line("event", "ann", {"n": number})
+    return spool_files.Entry("event", "ann", {"n": number}, line, file)
+
+
+async def test_what_one_process_cannot_put_aside_takes_nothing_from_another(tmp_path, monkeypatch):
+    """The disk has no room for the first, and room for the second a moment later: what is cut off is its own alone."""
+    first, second = entry_of(tmp_path, 1), entry_of(tmp_path, 2)
+    writes, begun, ended = spool_files.write_all, threading.Event(), threading.Event()
+
+    def fill(descriptor, content):
+        if b'"n":1' in content and not begun.is_set():
+            begun.set()
+            ended.wait(0.3)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        writes(descriptor, content)
+
+    def follow():
+        begun.wait()
+        kept = spool_files.put_aside(tmp_path, second, ValueError("broken"))
+        ended.set()
+        return kept
+
+    monkeypatch.setattr(spool_files, "write_all", fill)
+    kept = await asyncio.gather(
+        asyncio.to_thread(spool_files.put_aside, tmp_path, first, ValueError("broken")), asyncio.to_thread(follow)
+    )
+    assert kept == [False, True] and '"n":2' in (tmp_path / "aside").read_text()
+
+
+async def test_a_torn_line_does_not_hide_that_something_was_put_aside(tmp_path):
+    """It was put aside out of a file whose writer died within its last line."""
+    spool, taker = Spool(tmp_path, "web"), Taker()
+    entry = entry_of(tmp_path, 1)
+    entry.file.write([entry.line])
+    os.write(entry.file.descriptor, entry.line[:10])
+    os.close(entry.file.descriptor)
+    taker.broken = {1}
+    await spool._adopt()
+    assert await spool._take_first(taker, "ann") and spool.waiting == 0
+    os.close(spool._files[0].descriptor)
+    next_one = Spool(tmp_path, "web")
+    await next_one._adopt()
+    assert next_one.waiting == 0, "it is a person's"
