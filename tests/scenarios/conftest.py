@@ -412,8 +412,8 @@ class World:
         self.processes.append(process)
         return process
 
-    async def has_workers(self, role: str, count: int, within_s: float = SOON_S) -> None:
-        """Wait until so many beat in a role."""
+    async def has_workers(self, role: str, count: int, within_s: float = 2 * SOON_S) -> None:
+        """Wait until so many beat in a role; on a busy machine a process takes a while to start."""
 
         async def look() -> bool:
             return sum(beat.role == role for beat in await self.core.board.beats()) >= count
