@@ -1,7 +1,10 @@
 """The use cases: everything a face, a vendor or a job may ask of the router."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
+
+from redis.exceptions import ConnectionError as NotConnected
+from redis.exceptions import TimeoutError as NotAnswered
 
 from channels.errors import LocalFault
 from channels.messages import About, Accepted, Event, Matter
@@ -23,6 +26,7 @@ from router.store.redis import StoreUnavailable
 from router.talk import Sent, Talk, Upload
 
 __all__ = [
+    "REDIS_AWAY",
     "ArchiveUnavailable",
     "Conflict",
     "ConversationView",
@@ -39,6 +43,10 @@ __all__ = [
     "SwitchboardError",
     "Upload",
 ]
+
+
+REDIS_AWAY: Final = (NotConnected, NotAnswered)
+"""What reads of the board raise while Redis is away: nothing is wrong with what was asked, ask again."""
 
 
 class Switchboard(Talk, HeldDesk, PeopleDesk, Operations):

@@ -14,6 +14,7 @@ from channels.errors import LocalFault
 from router.api_keys import KeysUnavailable
 from router.settings_faults import say_form
 from router.switchboard import (
+    REDIS_AWAY,
     ArchiveUnavailable,
     Conflict,
     Invalid,
@@ -29,6 +30,8 @@ RETRY_AFTER_S = 2
 """What we ask clients to wait when Redis cannot take it now."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Our disk does not take it now: nothing was accepted, and the same can be asked again."""
+AWAY = (StoreUnavailable, LocalFault, KeysUnavailable, *REDIS_AWAY)
+"""We cannot take or read it now; neither the caller's fault nor a defect."""
 FAULTS_MAX = 20
 """Field faults named in one answer."""
 
@@ -191,7 +194,7 @@ async def answer_problems(request: web.Request, handler: Serve) -> web.StreamRes
         return problem_response(problem, request_id)
     except SwitchboardError as error:
         return problem_response(problem_of(error), request_id)
-    except (StoreUnavailable, LocalFault, KeysUnavailable):
+    except AWAY:
         return problem_response(_unavailable(), request_id)
     except web.HTTPException as answer:
         return _of_aiohttp(answer, request_id)

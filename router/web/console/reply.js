@@ -125,17 +125,29 @@ export function Reply({ view, path, said, sent }) {
     box.rows = Math.min(10, Math.max(3, text.split("\n").length));
   }, [text]);
 
+  // An answer may be long in coming: what was written on meanwhile is the next message.
+  function leaveWhatCameSince() {
+    const now = draftOf(view.id);
+    const rest = now.text.startsWith(text) ? now.text.slice(text.length).trimStart() : now.text;
+    const more = now.files.filter((file) => !files.includes(file));
+    setText(rest);
+    setFiles(more);
+    keep({ text: rest, files: more });
+  }
   async function send(event) {
     event?.preventDefault();
     if (!ready) return;
+    const { key } = draftOf(view.id);
     setBusy(true);
     setProblem(null);
     try {
       const body = { text, files: await Promise.all(files.map(encode)) };
-      const answer = await ask("POST", `${path}/messages`, { body, key: draftOf(view.id).key });
-      dropDraft(view.id);
-      setText("");
-      setFiles([]);
+      const answer = await ask("POST", `${path}/messages`, { body, key });
+      if (draftOf(view.id).key === key) {
+        dropDraft(view.id);
+        setText("");
+        setFiles([]);
+      } else leaveWhatCameSince();
       const goes = (answer.endpoint === side.endpoint ? next.endpoint : answer.endpoint) || NOWHERE;
       setTaken(answer.durable === "spool" ? ON_DISK : goes);
       sent();

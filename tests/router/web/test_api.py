@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import redis
 
 from channels.messages import Content, Kind
 from health.records import Freeze
@@ -417,8 +418,6 @@ async def test_redis_being_away_is_a_503_with_a_time(face: Any, runtime: Any) ->
 
     class Away:
         def __getattr__(self, name: str) -> Any:
-            import redis
-
             raise redis.ConnectionError("refused")
 
     face.runtime.keys._redis = Away()
@@ -429,6 +428,22 @@ async def test_redis_being_away_is_a_503_with_a_time(face: Any, runtime: Any) ->
     assert ready.status == 503
     assert (await ready.json())["redis"] is False
     assert (await face.client.get("/healthz")).status == 200
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("refused"), redis.TimeoutError("no answer")])
+@pytest.mark.parametrize("path", ["/v1/endpoints", "/v1/incidents"])
+async def test_ops_hear_that_redis_is_away_and_of_no_defect(
+    face: Any, runtime: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, path: str
+) -> None:
+    """What is read from the board is a 503 then, too: a 500 would send them looking for a bug."""
+
+    async def away(*command: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(runtime.board, "_call", away)
+    answer = await face.client.get(path, headers=face.ops)
+    await _problem(answer, 503, "store_unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 async def test_a_defect_tells_nothing_but_its_id(face: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The console in a real browser, against the real face: log in, see who waits, answer, force a failover."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from typing import Any
@@ -363,6 +364,46 @@ async def test_what_was_typed_outlives_a_reload_and_no_logout(face: Any, base: s
     await page.get_by_role("button", name="Log in").click()
     await page.get_by_role("link", name="Ada Fischer").click()
     await expect_value(page, "")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "left"),
+    [
+        ("On its way. One thing more", "One thing more"),
+        ("Something else", "Something else"),
+        ("On its way.", ""),
+    ],
+)
+async def test_what_is_typed_while_a_message_is_being_sent_is_not_thrown_away(
+    face: Any, base: str, page: Any, meanwhile: str, left: str
+) -> None:
+    """The router may be long in taking it: what was written on since stays in the box, over a reload too."""
+    conversation_id = await face.hear("Where is my card?")
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Ada Fischer").click()
+    held = asyncio.Event()
+
+    async def hold(route: Any) -> None:
+        if route.request.method == "POST":
+            await held.wait()
+        await route.continue_()
+
+    await page.route("**/messages*", hold)
+    await page.get_by_role("textbox").fill("On its way.")
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_role("button", name="Sending…").wait_for()
+    await page.get_by_role("textbox").fill(meanwhile)
+    held.set()
+    await page.get_by_role("log").get_by_text("On its way.").wait_for()
+    await page.get_by_role("button", name="Send", exact=True).wait_for()
+    await expect_value(page, left)
+    await page.reload()
+    await expect_value(page, left)
+    if left:
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await page.get_by_role("log").get_by_text(left, exact=True).wait_for()
+    said = await face.runtime.switchboard.transcript(conversation_id)
+    assert [one.content.text for one in said[1:]] == ["On its way.", *([left] if left else [])]
 
 
 async def expect_value(page: Any, value: str) -> None:
