@@ -79,6 +79,10 @@ class Reading:
         key = f"{self._prefix(conversation_id)}g:{conversation_id}"
         return list(await self.redis.call("LRANGE", key, start, stop))
 
+    async def transcript_length(self, conversation_id: str) -> int:
+        """How many messages its transcript has: the n-th of them has the sequence n, and stands at position n - 1."""
+        return int(await self.redis.call("LLEN", f"{self._prefix(conversation_id)}g:{conversation_id}"))
+
     async def messages(self, message_ids: Sequence[str]) -> list[Message]:
         """These messages, in this order; what is gone is left out."""
         found = await asyncio.gather(*(self.message(identity) for identity in message_ids))
