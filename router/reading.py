@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -17,6 +17,8 @@ from router.store import keys
 
 T = TypeVar("T")
 LIST_MAX = 200
+TRANSCRIPT_MAX = 1_000
+"""Messages in one answer."""
 LOOKED_BACK = 6
 """Where the router spoke last, so many of the last messages are looked through for what a person said."""
 WALKED = 500
@@ -115,19 +117,31 @@ class Reading:
         last = items[-1].conversation if len(found) > limit else None
         return Page(items, f"{round(last.closed_at * 1000)}~{last.id}" if last else None)
 
-    async def transcript(self, conversation_id: str, *, after_sequence: int = 0, limit: int = 200) -> list[Message]:
-        """Messages of both directions in order, attempts included, of a conversation that is not archived."""
-        return await self._said(await self._resolve(conversation_id), after_sequence, limit)
+    async def transcript(
+        self, conversation_id: str, *, after_sequence: int = 0, before_sequence: int | None = None, limit: int = 200
+    ) -> list[Message]:
+        """Messages of both directions in order, attempts included, of a conversation that is not archived.
 
-    async def transcript_part(self, conversation_id: str, *, after_sequence: int = 0, limit: int = 200) -> Transcript:
+        The first ones above `after_sequence`, or the last ones below `before_sequence` (0: the last of all); at most
+        a thousand of them.
+        """
+        identity = await self._resolve(conversation_id)
+        if before_sequence is None:
+            return await self._said_after(identity, after_sequence, min(limit, TRANSCRIPT_MAX))
+        return await self._said_before(identity, before_sequence, min(limit, TRANSCRIPT_MAX))
+
+    async def transcript_part(
+        self, conversation_id: str, *, after_sequence: int = 0, before_sequence: int | None = None, limit: int = 200
+    ) -> Transcript:
         """The same, of an archived one too. Raises NotFound, ArchiveUnavailable."""
         identity = await self._resolve(conversation_id)
-        found = await self._said(identity, after_sequence, limit)
+        place: dict[str, Any] = {"after_sequence": after_sequence, "before_sequence": before_sequence}
+        found = await self.transcript(identity, **place, limit=limit)
         if found or identity.startswith("h") or await self.core.store.conversation(identity) is not None:
             return Transcript(found, archived=False)
         if await self._archived(self.core.archive.head(identity)) is None:
             raise NotFound("unknown_conversation", "There is no such conversation.")
-        messages = self.core.archive.transcript(identity, after_sequence=after_sequence, limit=min(limit, LIST_MAX * 5))
+        messages = self.core.archive.transcript(identity, **place, limit=min(limit, TRANSCRIPT_MAX))
         return Transcript(await self._archived(messages), archived=True)
 
     async def message(self, message_id: str) -> Message:
@@ -140,16 +154,28 @@ class Reading:
             raise NotFound("unknown_message", "There is no such message.")
         return message
 
-    async def _said(self, identity: str, after_sequence: int, limit: int) -> list[Message]:
+    async def _said_after(self, identity: str, sequence: int, limit: int) -> list[Message]:
         found: list[Message] = []
-        start = 0
-        while len(found) < min(limit, LIST_MAX * 5):
-            ids = await self.core.store.transcript_ids(identity, start, start + LIST_MAX - 1)
-            found += [one for one in await self.core.store.messages(ids) if one.sequence > after_sequence]
-            start += LIST_MAX
-            if len(ids) < LIST_MAX:
+        start = sequence  # where the one behind it stands
+        while len(found) < limit:
+            wanted = min(LIST_MAX, limit - len(found))
+            ids = await self.core.store.transcript_ids(identity, start, start + wanted - 1)
+            found += await self.core.store.messages(ids)
+            start += len(ids)
+            if len(ids) < wanted:
                 break
-        return found[:limit]
+        return found
+
+    async def _said_before(self, identity: str, sequence: int, limit: int) -> list[Message]:
+        length = await self.core.store.transcript_length(identity)
+        found: list[Message] = []
+        end = min(sequence - 1, length) if sequence else length
+        while len(found) < limit and end > 0:
+            start = max(0, end - min(LIST_MAX, limit - len(found)))
+            ids = await self.core.store.transcript_ids(identity, start, end - 1)
+            found[:0] = await self.core.store.messages(ids)
+            end = start
+        return found
 
     async def _resolve(self, id_or_reference: str) -> str:
         if len(id_or_reference) == REFERENCE_LENGTH:

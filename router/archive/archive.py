@@ -43,9 +43,17 @@ class Archive:
         """One conversation at a glance, or None."""
         return await self._run(lambda connection: reading.load_head(connection, conversation_id))
 
-    async def transcript(self, conversation_id: str, *, after_sequence: int = 0, limit: int) -> list[Message]:
-        """Messages in the conversation's order, with their attempts."""
-        return await self._run(lambda one: reading.load_messages(one, conversation_id, after_sequence, limit))
+    async def transcript(
+        self, conversation_id: str, *, after_sequence: int = 0, before_sequence: int | None = None, limit: int
+    ) -> list[Message]:
+        """Messages in the conversation's order, with their attempts.
+
+        The first ones above `after_sequence`, or the last ones below `before_sequence` (0: the last of all).
+        """
+        if before_sequence is None:
+            return await self._run(lambda one: reading.load_messages(one, conversation_id, after_sequence, limit))
+        before = before_sequence
+        return await self._run(lambda one: reading.load_messages_before(one, conversation_id, before, limit))
 
     async def message(self, message_id: str) -> Message | None:
         """One message with its attempts, or None."""

@@ -12,6 +12,8 @@ from router.store import codec
 
 MESSAGES_MAX = 100_000
 """Messages of one conversation that are read at once."""
+SEQUENCE_MAX = 2**53 - 1
+"""Beyond the place of any message: no conversation has as many."""
 HASHES_TOGETHER = 500
 UNKNOWN_SIDE = {"e": "1", "f": "0"}
 """A side that version 1 did not keep."""
@@ -68,6 +70,13 @@ def load_messages(connection: Connection, conversation_id: str, after: int, limi
     """Messages whose place in the order is above `after`, with their attempts."""
     records = _message_records(connection, conversation_id, after, min(limit, MESSAGES_MAX))
     return [codec.load_message(name, record) for name, record in records.items()]
+
+
+def load_messages_before(connection: Connection, conversation_id: str, before: int, limit: int) -> list[Message]:
+    """The last messages whose place is below `before` (0: the last of all), in their order, with their attempts."""
+    sql = "SELECT sequence FROM messages WHERE conversation_id = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?"
+    rows = connection.ask(sql, conversation_id, before or SEQUENCE_MAX, min(limit, MESSAGES_MAX))
+    return load_messages(connection, conversation_id, rows[-1][0] - 1, len(rows)) if rows else []
 
 
 def load_message(connection: Connection, message_id: str) -> Message | None:

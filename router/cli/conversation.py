@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN_MAX = 200
 """Conversations in a list; messages read at a time."""
 TRANSCRIPT_MAX = 20_000
-"""Messages of one conversation that are looked at for its end."""
+"""Messages of one conversation that are shown at once."""
 AUTHOR = "cli"
 IF_UNKNOWN = (
     "Name a conversation by its reference, like 4F2K9, or its id: `throughline conversation list` shows the open ones, "
@@ -81,10 +81,12 @@ def show(session: Session, identity: str, last: int) -> None:
     async def ask(runtime: "Runtime") -> None:
         view = await runtime.switchboard.conversation(identity, archived_too=True)
         _show_head(view)
-        messages = await _read_transcript(runtime, view.conversation.id)
-        if len(messages) > last:
-            out.print(f"  {len(messages) - last} earlier messages are left out: --last {len(messages)} shows them.\n")
-        for message in messages[-last:]:
+        messages = await _read_end(runtime, view.conversation.id, last)
+        if messages and (earlier := messages[0].sequence - 1):
+            whole = earlier + len(messages)
+            how = f"--last {whole} shows them" if whole <= TRANSCRIPT_MAX else "the API has them, page by page"
+            out.print(f"  {earlier} earlier messages are left out: {how}.\n")
+        for message in messages:
             _show_message(message)
 
     session.ask(ask, if_unknown=IF_UNKNOWN)
@@ -115,13 +117,15 @@ def reply(session: Session, identity: str, text: str, name: str) -> None:
     session.ask(say, if_unknown=IF_UNKNOWN)
 
 
-async def _read_transcript(runtime: "Runtime", identity: str) -> list[Message]:
+async def _read_end(runtime: "Runtime", identity: str, count: int) -> list[Message]:
+    """The transcript's last `count` messages, in order."""
     found: list[Message] = []
-    while len(found) < TRANSCRIPT_MAX:
-        after = found[-1].sequence if found else 0
-        part = await runtime.switchboard.transcript_part(identity, after_sequence=after, limit=SHOWN_MAX)
-        found += part.messages
-        if len(part.messages) < SHOWN_MAX:
+    while len(found) < count:
+        wanted = min(SHOWN_MAX, count - len(found))
+        before = found[0].sequence if found else 0
+        part = await runtime.switchboard.transcript_part(identity, before_sequence=before, limit=wanted)
+        found[:0] = part.messages
+        if len(part.messages) < wanted:
             break
     return found
 

@@ -120,15 +120,14 @@ async def find_conversation(switchboard: Switchboard, endpoint: EndpointId, sess
 async def read_lines(switchboard: Switchboard, view: ConversationView, endpoint: EndpointId) -> list[dict[str, object]]:
     """The last `LINES_MAX` lines the customer may see, oldest first. Raises StoreUnavailable."""
     lines: list[dict[str, object]] = []
-    after = 0
+    before = 0
     for _ in range(PAGES_MAX):
-        messages = await switchboard.transcript(view.conversation.id, after_sequence=after, limit=PAGE)
-        lines.extend(_line(message, endpoint) for message in messages if may_see(message, view, endpoint))
-        del lines[:-LINES_MAX]
-        if len(messages) < PAGE:
+        messages = await switchboard.transcript(view.conversation.id, before_sequence=before, limit=PAGE)
+        lines[:0] = [_line(message, endpoint) for message in messages if may_see(message, view, endpoint)]
+        if len(messages) < PAGE or len(lines) >= LINES_MAX:
             break
-        after = messages[-1].sequence
-    return lines
+        before = messages[0].sequence
+    return lines[-LINES_MAX:]
 
 
 def may_see(message: Message, view: ConversationView, endpoint: EndpointId) -> bool:

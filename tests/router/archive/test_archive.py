@@ -201,6 +201,10 @@ async def test_a_glance_shows_where_it_was_and_what_was_said_last(shelf: Shelf) 
     assert [head.customer_side, head.agent_side] == sides
     (first, second, third) = await shelf.archive.transcript(identity, limit=10)
     assert await shelf.archive.transcript(identity, after_sequence=1, limit=1) == [second]
+    assert await shelf.archive.transcript(identity, before_sequence=0, limit=2) == [second, third]
+    assert await shelf.archive.transcript(identity, before_sequence=3, limit=1) == [second]
+    assert await shelf.archive.transcript(identity, before_sequence=2, limit=9) == [first]
+    assert await shelf.archive.transcript(identity, before_sequence=1, limit=9) == []
     assert second.attempts[0].outcome == "sent"
     assert await shelf.archive.message(third.id) == third
     assert await shelf.archive.message("m0-nothing") is None

@@ -155,8 +155,8 @@ class FakeSwitchboard:
             raise NotFound("not_found", "no such conversation")
         return self.views[identity]
 
-    async def transcript(self, identity: str, *, after_sequence: int = 0, limit: int = 200) -> list[Message]:
-        return [m for m in self.messages[identity] if m.sequence > after_sequence][:limit]
+    async def transcript(self, identity: str, *, before_sequence: int, limit: int) -> list[Message]:
+        return [m for m in self.messages[identity] if not before_sequence or m.sequence < before_sequence][-limit:]
 
     async def set_binding(self, customer_id: str, binding: Binding) -> Customer:
         if binding.address in self.agents:
