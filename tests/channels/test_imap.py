@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,36 +18,8 @@ from channels.sandbox.mail_delivery import write_bounce
 from channels.tools import Tools
 from channels.wire.mail_parse import Reading
 from health.report import Direction, EndpointId, Report, Status
-
-
-class WallClock:
-    """Real time, but for a shift that tests set."""
-
-    shift_s = 0.0
-
-    def now(self) -> float:
-        return time.time() + self.shift_s
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(min(seconds, 0.05))
-
-
-class Store:
-    """Keeps what is put; `collect` and the lists are not used by mail."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-
-    async def get(self, key: str) -> str | None:
-        return self.kept.get(key)
-
-    async def put(self, key: str, value: str, ttl_s: float) -> None:
-        assert len(key) <= 200
-        assert 0 < ttl_s <= 30 * 86_400
-        self.kept[key] = value
+from tests.adapter_store import MemoryStore
+from tests.clocks import WallClock, until
 
 
 @dataclass
@@ -185,7 +157,7 @@ class Imap:
 @dataclass
 class World:
     imap: Imap
-    store: Store
+    store: MemoryStore
     clock: WallClock
     http: aiohttp.ClientSession
     events: list[Event] = field(default_factory=list)
@@ -233,16 +205,10 @@ async def world() -> AsyncIterator[World]:
     imap = Imap()
     await imap.start()
     async with aiohttp.ClientSession() as http:
-        world = World(imap, Store(), WallClock(), http)
+        world = World(imap, MemoryStore(), WallClock(pause_max_s=0.05), http)
         yield world
         await world.stop()
         await imap.stop()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_mail_is_pushed_in_order(world: World) -> None:
@@ -299,7 +265,7 @@ async def test_a_mail_that_nobody_can_take_is_left_behind_and_the_next_ones_are_
     world.running.append(asyncio.create_task(world.listener().listen(accept)))
     for number in (1, 2):
         world.imap.add(number)
-    await until(lambda: world.texts() == ["Mail 2"], seconds=10)
+    await until(lambda: world.texts() == ["Mail 2"])
     assert world.imap.fetched.count(1) == 3
     world.imap.add(3)
     await until(lambda: world.texts() == ["Mail 2", "Mail 3"])
@@ -318,7 +284,7 @@ async def test_two_mails_that_nobody_can_take_hold_up_no_first_reading(world: Wo
     for number in range(1, 5):
         world.imap.add(number)
     world.running.append(asyncio.create_task(world.listener().listen(accept)))
-    await until(lambda: world.texts() == ["Mail 2", "Mail 4"] and world.imap.idling == 1, seconds=10)
+    await until(lambda: world.texts() == ["Mail 2", "Mail 4"] and world.imap.idling == 1)
 
 
 async def test_where_no_mail_at_all_can_be_taken_it_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,10 +295,10 @@ async def test_where_no_mail_at_all_can_be_taken_it_waits(world: World, monkeypa
     await until(lambda: world.imap.idling == 1)
     for number in range(1, 7):
         world.imap.add(number)
-    await until(lambda: world.imap.fetched.count(4) >= 3, seconds=10)
+    await until(lambda: world.imap.fetched.count(4) >= 3)
     assert 5 not in world.imap.fetched
     world.failure = None
-    await until(lambda: world.texts() == ["Mail 4", "Mail 5", "Mail 6"], seconds=10)
+    await until(lambda: world.texts() == ["Mail 4", "Mail 5", "Mail 6"])
 
 
 async def test_a_restart_goes_on_where_it_was(world: World) -> None:

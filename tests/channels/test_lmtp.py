@@ -15,19 +15,9 @@ from channels.messages import Accepted, Event, InboundMessage
 from channels.tools import Tools
 from channels.wire.mail_parse import Reading
 from health.report import Direction, EndpointId, Report, Status
+from tests.clocks import WallClock
 
 MAIL = b"From: Bob <bob@example.net>\r\nTo: support@example.org\r\nMessage-ID: <1@example.net>\r\n\r\nHelp\r\n"
-
-
-class WallClock:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class Client:

@@ -5,7 +5,7 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
@@ -49,22 +49,10 @@ from router.store.adapter_store import RedisAdapterStore
 from router.store.connecting import connect
 from router.store.files import Files
 from router.store.redis import Pipelined
+from tests.clocks import WallClock, until
 
 ENDPOINT = EndpointId("sms/sandbox")
 MATTER = Matter(organisation="Acme", reference="4F2K9", locale="en")
-
-
-class RealClock:
-    """Time as it passes."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @dataclass
@@ -121,13 +109,6 @@ class Desk:
             await adapter.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
-    """Poll until `condition` holds; fail after `seconds`."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 async def desk(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
     """A message centre that runs, and what an adapter needs."""
@@ -141,7 +122,7 @@ async def desk(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         tools = Tools(
             endpoint=ENDPOINT,
             http=http,
-            clock=RealClock(),
+            clock=WallClock(),
             store=RedisAdapterStore(Pipelined(client), ENDPOINT),
             files=Files(tmp_path),
             report=reports.append,

@@ -5,8 +5,7 @@ import base64
 import shutil
 import ssl
 import subprocess
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,17 +45,7 @@ from channels.sandbox.mail import MailVendor
 from channels.sandbox.vendor import Fault, Journal
 from channels.tools import Tools
 from health.report import EndpointId, Report
-
-
-class WallClock:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+from tests.clocks import WallClock, until
 
 
 class Files:
@@ -129,12 +118,6 @@ def message(number: int = 1, *, to: str = "Customer@Example.net", **changes: obj
         created_at=1_700_000_000.0,
     )
     return replace(base, **changes)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_the_adapter_keeps_the_contract(world: World) -> None:

@@ -47,6 +47,7 @@ from channels.sandbox.vendor import Fault, Journal, Vendor
 from channels.sms.twilio import TwilioSmsAdapter, TwilioSmsSettings
 from channels.tools import Tools
 from health.report import EndpointId
+from tests.clocks import until
 
 ENDPOINT = EndpointId("sms/sandbox")
 CUSTOMER = "+15550100777"
@@ -117,12 +118,6 @@ def settings_for(**changes: object) -> TwilioSmsSettings:
     }  # fmt: skip
     merged = {name: value for name, value in {**table, **changes}.items() if value is not None}
     return TypeAdapter(TwilioSmsSettings).validate_python(merged)
-
-
-async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 @dataclass

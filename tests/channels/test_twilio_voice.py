@@ -35,6 +35,7 @@ from channels.sandbox.vendor import Fault, Journal, Vendor
 from channels.tools import Tools
 from channels.wire.twiml import Dial, Gather, Hangup, Say, parse
 from health.report import EndpointId
+from tests.clocks import until
 
 ENDPOINT = EndpointId("phone/sandbox")
 CUSTOMER = "+15550100777"
@@ -164,12 +165,6 @@ class House:
         await until(call.ended.is_set)
         if call.token:
             await until(lambda: any(final for _, _, final in self.router.receipts()))
-
-
-async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 def tools_for(http: aiohttp.ClientSession, public_url: str, store: _Store) -> Tools:

@@ -3,7 +3,6 @@
 import asyncio
 import email.policy
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -37,6 +36,7 @@ from channels.wire.mail_address import normalise_mailbox
 from channels.wire.mail_parse import Envelope, Reading, UnreadableMail, parse_mail
 from channels.wire.mail_text import clean_html, html_of_text, text_of_html
 from health.report import EndpointId
+from tests.clocks import WallClock
 from tests.hostile.mutation import cases
 
 NOW = 1_800_000_000.0
@@ -317,22 +317,11 @@ async def wire() -> AsyncIterator[Wire]:
             return b"a\n.\nb\r.\r\r\n.\r\nMAIL FROM:<x@evil.example>\r\n"
 
     async with aiohttp.ClientSession() as http:
-        tools = Tools(EndpointId("email/acme"), http, _Wall(), None, Files(), print, "Acme", "https://x")
+        tools = Tools(EndpointId("email/acme"), http, WallClock(), None, Files(), print, "Acme", "https://x")
         adapter = SmtpAdapter(SmtpSettings.model_validate(table), tools)
         yield Wire(adapter, heard)
         await adapter.close()
     server.close()
-
-
-class _Wall:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +361,7 @@ async def post(request: pytest.FixtureRequest) -> AsyncIterator[Post]:
 
     settings_ = LmtpSettings(port=0, protocol=request.param, message_max_bytes=100_000)
     async with aiohttp.ClientSession() as http:
-        tools = Tools(EndpointId("email/acme"), http, _Wall(), None, None, lambda _: None, "Acme", "https://x")
+        tools = Tools(EndpointId("email/acme"), http, WallClock(), None, None, lambda _: None, "Acme", "https://x")
         listener = LmtpListener(settings_, READING, frozenset({"example.org"}), tools)
         task = asyncio.create_task(listener.listen(accept))
         async with asyncio.timeout(5):

@@ -1,7 +1,6 @@
 """A submission server that says anything: each send ends in time, in a receipt it earned or in an error of ours."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from channels.errors import EndpointUnavailable, OutcomeUnknown, SendFailed
 from channels.messages import Address, Channel, Content, Kind, Matter, OutboundMessage
 from channels.tools import Tools
 from health.report import EndpointId
+from tests.clocks import WallClock
 from tests.hostile.mutation import cases
 
 Change = Callable[[bytes, bytes], bytes]
@@ -57,19 +57,6 @@ class Server:
             writer.write(said[start : start + 65_536])
             await writer.drain()
         return said
-
-
-class Wall:
-    """Real time."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @dataclass
@@ -122,7 +109,7 @@ async def post(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Post]:
     table = {"id": "email/acme", "provider": "smtp", "host": "127.0.0.1", "tls": "none"}
     table |= {"port": listening.sockets[0].getsockname()[1], "from_address": "support@example.org"}
     async with aiohttp.ClientSession() as http:
-        tools = Tools(EndpointId("email/acme"), http, Wall(), None, None, print, "Acme", "https://x.example")
+        tools = Tools(EndpointId("email/acme"), http, WallClock(), None, None, print, "Acme", "https://x.example")
         adapter = SmtpAdapter(SmtpSettings.model_validate(table), tools)
         yield Post(server, adapter, wait)
         await adapter.close()

@@ -18,6 +18,8 @@ from channels.messages import Accepted, Event, InboundMessage
 from channels.tools import Tools
 from channels.wire.mail_parse import Reading
 from health.report import EndpointId, Report, Status
+from tests.adapter_store import MemoryStore
+from tests.clocks import WallClock
 from tests.hostile.mutation import cases
 
 MAIL = b"From: bob@example.net\r\nMessage-ID: <%d@example.net>\r\n\r\nMail %d\r\n"
@@ -89,32 +91,6 @@ class Server:
             writer.transport.abort()
 
 
-class Impatient:
-    """Real time, but pauses are short."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(min(seconds, 0.01))
-
-
-class Store:
-    """Keeps what is put."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-
-    async def get(self, key: str) -> str | None:
-        return self.kept.get(key)
-
-    async def put(self, key: str, value: str, ttl_s: float) -> None:
-        self.kept[key] = value
-
-
 @dataclass
 class Mailbox:
     """The server, and our reader of it."""
@@ -163,9 +139,8 @@ async def mailbox() -> AsyncIterator[Mailbox]:
         host="127.0.0.1", port=port, tls="none", username="us", password=SecretStr("a-password"), idle_s=0.5
     ).model_copy(update={"message_max_bytes": 100_000})
     async with aiohttp.ClientSession() as http:
-        tools = Tools(
-            EndpointId("email/acme"), http, Impatient(), Store(), None, reports.append, "Acme", "https://x.example"
-        )
+        clock, store = WallClock(pause_max_s=0.01), MemoryStore()
+        tools = Tools(EndpointId("email/acme"), http, clock, store, None, reports.append, "Acme", "https://x.example")
         listener = ImapListener(settings, Reading(EndpointId("email/acme"), "support@example.org"), tools)
         box = Mailbox(server, reports, texts, asyncio.create_task(listener.listen(accept)))
         server.add()

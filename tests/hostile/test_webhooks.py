@@ -1,8 +1,6 @@
 """Webhooks from whoever knows our address, and from a vendor gone mad: 4xx or taken, never a fault, never run."""
 
 import ast
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from channels.sms.twilio import TwilioSmsAdapter, TwilioSmsSettings
 from channels.tools import Tools
 from channels.wire import twiml
 from health.report import EndpointId
+from tests.clocks import WallClock
 from tests.hostile.mutation import cases
 
 ROOT = Path(__file__).parents[2]
@@ -168,17 +167,6 @@ class Trap:
     redirect: str = ""
 
 
-class _Wall:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 @pytest.fixture
 async def trap() -> AsyncIterator[Trap]:
     """Whatever comes to the inner one is remembered."""
@@ -244,7 +232,7 @@ async def test_no_address_a_stranger_names_is_fetched(trap: Trap, url: str, redi
     target = f"{PUBLIC_URL}/hooks/sms/t"
     headers = {name.lower(): value for name, value in _signed(target, form).items()}
     async with aiohttp.ClientSession() as http:
-        tools = Tools(EndpointId("sms/t"), http, _Wall(), None, None, print, "Acme", PUBLIC_URL)
+        tools = Tools(EndpointId("sms/t"), http, WallClock(), None, None, print, "Acme", PUBLIC_URL)
         adapter = TwilioSmsAdapter(TwilioSmsSettings.model_validate(table), tools)
         received = await adapter.receive(Webhook("POST", target, "", {}, headers, body))
     (event,) = received.events

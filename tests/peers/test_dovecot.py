@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from channels.sandbox.mail_delivery import deliver, write_mail
 from channels.tools import Tools
 from channels.wire.mail_parse import Reading
 from health.report import EndpointId, Report, Status
+from tests.adapter_store import MemoryStore
+from tests.clocks import WallClock, until
 
 pytestmark = pytest.mark.peer
 
@@ -69,30 +71,6 @@ service stats {{
   chroot =
 }}
 """
-
-
-class WallClock:
-    shift_s = 0.0
-
-    def now(self) -> float:
-        return time.time() + self.shift_s
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(min(seconds, 0.2))
-
-
-class Store:
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-
-    async def get(self, key: str) -> str | None:
-        return self.kept.get(key)
-
-    async def put(self, key: str, value: str, ttl_s: float) -> None:
-        self.kept[key] = value
 
 
 @dataclass
@@ -169,8 +147,8 @@ class World:
     dovecot: Dovecot
     user: str
     http: aiohttp.ClientSession
-    clock: WallClock = field(default_factory=WallClock)
-    store: Store = field(default_factory=Store)
+    clock: WallClock = field(default_factory=lambda: WallClock(pause_max_s=0.2))
+    store: MemoryStore = field(default_factory=MemoryStore)
     events: list[Event] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
@@ -221,12 +199,6 @@ async def world(dovecot: Dovecot, request: pytest.FixtureRequest) -> AsyncIterat
         world = World(dovecot, request.node.name.removeprefix("test_"), http)
         yield world
         await world.stop()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_idle_pushes_over_tls(world: World) -> None:

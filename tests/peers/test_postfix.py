@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from channels.messages import (
 from channels.sandbox.mail_delivery import write_mail
 from channels.tools import Tools
 from health.report import EndpointId
+from tests.clocks import WallClock, until
 
 pytestmark = pytest.mark.peer
 
@@ -83,17 +84,6 @@ anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 """
-
-
-class WallClock:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @dataclass
@@ -205,12 +195,6 @@ def message(to: str, token: str = "s0.attempt+1") -> OutboundMessage:
         reply_token="sealed-1",
         created_at=time.time(),
     )
-
-
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_out_through_postfix_and_in_through_its_lmtp(world: World) -> None:

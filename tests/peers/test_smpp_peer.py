@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 import shutil
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from router.store.adapter_store import RedisAdapterStore
 from router.store.connecting import connect
 from router.store.files import Files
 from router.store.redis import Pipelined
+from tests.clocks import WallClock, until
 
 HERE = Path(__file__).parent
 MODULES = Path(os.environ.get("PEERS_FOLDER", HERE / "node_modules"))
@@ -46,19 +46,6 @@ pytestmark = [
         not (MODULES / "smpp").is_dir(), reason=f"needs the npm package smpp in {MODULES}: npm ci --prefix tests/peers"
     ),
 ]
-
-
-class RealClock:
-    """Time as it passes."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @dataclass
@@ -98,13 +85,6 @@ class Peer:
         return [said for said in self.said if key in said]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Poll until `condition` holds; fail after `seconds`."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 async def peer(redis_url: str, tmp_path: Path) -> AsyncIterator[Peer]:
     """The message centre on a free port."""
@@ -121,7 +101,7 @@ async def peer(redis_url: str, tmp_path: Path) -> AsyncIterator[Peer]:
         tools = Tools(
             endpoint=ENDPOINT,
             http=http,
-            clock=RealClock(),
+            clock=WallClock(),
             store=RedisAdapterStore(Pipelined(client), ENDPOINT),
             files=Files(tmp_path),
             report=reports.append,

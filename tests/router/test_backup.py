@@ -2,19 +2,16 @@
 
 import asyncio
 import json
-import logging
-import os
 import shutil
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import pytest
 import redis
-import structlog
 from click.testing import CliRunner, Result
 
 from channels.messages import Address, Channel, InboundMessage
@@ -41,18 +38,9 @@ TERMS = LeaseTerms(lease_s=0.2, hold_s={"normal": 0.1, "urgent": 0.1}, idempoten
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
-    """An empty working folder and an empty Redis."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("THROUGHLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
-    yield tmp_path
-    # Commands send logs to the standard error of their own run, which is gone by now.
-    structlog.reset_defaults()
-    logging.getLogger().handlers.clear()
+def nobody_waits_for_celery(folder_with_redis: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, an empty Redis, and no broker."""
+    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")
 
 
 def run(*arguments: str, answer: str = "") -> Result:

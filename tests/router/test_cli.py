@@ -1,19 +1,16 @@
 """The command line: words for people, statuses for machines."""
 
 import json
-import logging
 import os
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import cast
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
 from channels.contract import Adapter, Capabilities
@@ -33,18 +30,7 @@ from router.runtime import open_runtime
 from router.settings import Settings, SettingsError, load_settings
 from router.store.connecting import without_password
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder, and no settings in the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("THROUGHLINE_"):
-            monkeypatch.delenv(name)
-    yield tmp_path
-    # Commands send logs to the standard error of their own run, which is gone by now.
-    structlog.reset_defaults()
-    logging.getLogger().handlers.clear()
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def run(*arguments: str) -> Result:

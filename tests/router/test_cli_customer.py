@@ -1,13 +1,8 @@
 """`throughline customer erase`, and archived conversations on the command line."""
 
 import asyncio
-import logging
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
 from channels.messages import Address, Channel, InboundMessage
@@ -21,18 +16,7 @@ from router.store.asked import LeaseTerms, Settlement
 DANA = Address(Channel.EMAIL, "dana@customer.test")
 MAIL, CONSOLE = EndpointId("email/sandbox"), EndpointId("chat/console")
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
-    """An empty working folder and an empty Redis."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("THROUGHLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    yield tmp_path
-    structlog.reset_defaults()
-    logging.getLogger().handlers.clear()
+pytestmark = pytest.mark.usefixtures("folder_with_redis")
 
 
 def run(*arguments: str, typed: str = "") -> Result:

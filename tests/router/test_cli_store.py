@@ -1,17 +1,13 @@
 """The commands that ask Redis: keys, status, failovers, conversations."""
 
 import asyncio
-import logging
-import os
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
-import structlog
 from click.testing import CliRunner, Result
 
 from channels.messages import Address, Channel, InboundMessage
@@ -32,19 +28,7 @@ from router.store.going_back import write_went_back
 DANA = Address(Channel.EMAIL, "dana@customer.test")
 MAIL = EndpointId("email/sandbox")
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Path]:
-    """An empty working folder and an empty Redis."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("THROUGHLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    yield tmp_path
-    # Commands send logs to the standard error of their own run, which is gone by now.
-    structlog.reset_defaults()
-    logging.getLogger().handlers.clear()
+pytestmark = pytest.mark.usefixtures("folder_with_redis")
 
 
 def run(*arguments: str) -> Result:
@@ -98,11 +82,11 @@ def test_status_says_that_we_doubt_ourselves(redis_url: str) -> None:
 
     async def freeze() -> None:
         async with open_runtime(load_settings(), "cli") as runtime:
-            await runtime.board.write_freeze(Freeze(runtime.clock.now() - 12, "3 of 4 provider families fail at once"))
+            await runtime.board.write_freeze(Freeze(runtime.clock.now() - 600, "3 of 4 provider families fail at once"))
 
     asyncio.run(freeze())
     shown = " ".join(words("status").split())
-    assert "Moves: frozen for 12 s, as it seems to be us: 3 of 4 provider families fail at once." in shown
+    assert "Moves: frozen for 10 min, as it seems to be us: 3 of 4 provider families fail at once." in shown
 
 
 def test_a_failover_is_previewed_started_listed_and_stopped() -> None:

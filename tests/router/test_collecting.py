@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ from channels.messages import Address, Channel, InboundFile, InboundMessage
 from health.report import EndpointId
 from router.archive.moving import archive_conversation
 from router.collecting import DUE, collect_files
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 from router.spool_records import dump_event
 from router.store.asked import LeaseTerms, Settlement
 from router.store.files import Files
@@ -20,15 +18,6 @@ from router.store.files import Files
 MAIL, CONSOLE = EndpointId("email/sandbox"), EndpointId("chat/console")
 DANA = Address(Channel.EMAIL, "dana@customer.test")
 DAY_S = 86_400.0
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody dispatches."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 def mail(text: str, attached: bytes) -> InboundMessage:

@@ -1,17 +1,12 @@
 """Whoever answers an archived conversation begins a new one that names it."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from channels.messages import Accepted, Address, Channel, InboundMessage
 from health.report import EndpointId
 from router.archive.moving import archive_conversation
 from router.domain.conversation import Binding, SideName
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 from router.store.asked import LeaseTerms, Settlement
 
 MAIL, SMS, CONSOLE = EndpointId("email/sandbox"), EndpointId("sms/sandbox"), EndpointId("chat/console")
@@ -19,15 +14,6 @@ NUMBER = Address(Channel.SMS, "+12025550177")
 DANA = Address(Channel.EMAIL, "dana@customer.test")
 STRANGER = Address(Channel.EMAIL, "somebody@elsewhere.test")
 TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody dispatches."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 async def hear(runtime: Runtime, text: str, sender: Address = NUMBER, **more: Any) -> Accepted:

@@ -24,8 +24,8 @@ from router.runtime import open_runtime
 from router.settings import Settings
 from router.store.store import Store
 from router.supervisor import Supervisor
+from tests.clocks import StillClock
 
-START = 1_790_000_000.0
 STEP_S = 0.25
 MAIL, SPARE, SMS, PHONE = map(EndpointId, ("email/acme", "email/spare", "sms/other", "phone/third"))
 
@@ -138,21 +138,6 @@ async def test_doctor_says_what_is_lost_without_them_and_tries_those_there_are(
     assert (well.fault, well.words) == (False, "all 2 answer")
 
 
-class VirtualClock:
-    """Time that moves only when told to."""
-
-    at = START
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError(f"somebody waits {seconds} s on a clock that nobody moves")
-
-
 @dataclass
 class Provider:
     """An endpoint that can be probed."""
@@ -173,7 +158,7 @@ class Stage:
     """Four providers under a supervisor with the settings' control hosts; one message a second over each."""
 
     runtime: Any
-    clock: VirtualClock
+    clock: StillClock
     providers: dict[EndpointId, Provider]
     frozen_at: list[float] = field(default_factory=list)
     words: set[str] = field(default_factory=set)
@@ -225,7 +210,7 @@ async def stage_with(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     opened: list[Any] = []
 
     async def build(*hosts: ControlHost) -> Stage:
-        clock = VirtualClock()
+        clock = StillClock()
         kinds = ((MAIL, Channel.EMAIL, "acme"), (SPARE, Channel.EMAIL, "spare"))
         kinds += ((SMS, Channel.SMS, "other"), (PHONE, Channel.PHONE, "third"))
         providers = {one: Provider(Capabilities(way, who, 100_000, 5.0, rate_per_s=50.0)) for one, way, who in kinds}

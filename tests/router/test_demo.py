@@ -16,6 +16,7 @@ from router.demo.judge import Ledger, Outage, answer, judge, question, read_ques
 from router.demo.people import CHAT, Person, addresses, cast
 from router.domain.catalogues import packaged_catalogues
 from router.domain.wording import Wording
+from tests.processes import naming
 
 WORDING = Wording(packaged_catalogues(), "Example Parcels")
 REPEATED = WORDING.say("mark.repeated", "en").strip()
@@ -177,16 +178,7 @@ def play(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def alive(folder: Path) -> list[int]:
     """The processes whose environment or command line names a folder of the demo."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                said = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{folder}/throughline-demo-".encode() in said:
-                found.append(int(process.name))
-    return found
+    return naming(f"{folder}/throughline-demo-")
 
 
 @pytest.mark.timeout(170)

@@ -19,16 +19,11 @@ from router.cli.app import throughline
 from router.domain.conversation import Binding
 from router.runtime import open_runtime
 from router.settings import Settings, load_settings
+from tests.processes import naming
 
 ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder, and no settings in the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("THROUGHLINE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize(
@@ -81,16 +76,7 @@ def start(folder: Path, redis_url: str, *arguments: str) -> "subprocess.Popen[st
 
 def alive(folder: Path) -> list[int]:
     """The processes whose environment or command line names a folder of the drill."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                said = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{folder}/tmp/throughline-drill-".encode() in said:
-                found.append(int(process.name))
-    return found
+    return naming(f"{folder}/tmp/throughline-drill-")
 
 
 def contents(url: str) -> dict[bytes, bytes | None]:

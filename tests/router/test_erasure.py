@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from router.archive.moving import archive_conversation
 from router.audit.auditor import audit
 from router.core import Conflict, Invalid, NotFound
 from router.domain.conversation import Binding
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 from router.spool_records import dump_event
 from router.store.asked import LeaseTerms, Rebind, Settlement
 from router.store.codec import Notice
@@ -35,15 +33,6 @@ MARKS = ("Zweistein", "wilma.zweistein", "2025550177", "2025550178", SESSION, BO
 BOB = Address(Channel.EMAIL, "bob@customer.test")
 TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)
 WHY = "asked for it, case 7"
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody dispatches."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 async def hear(runtime: Runtime, text: str, sender: Address, **more: Any) -> str:

@@ -1,30 +1,16 @@
 """Forced failovers as they are kept: what still holds stays listed, however many there were after it."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from health.report import EndpointId
 from router.domain.failover import ForcedFailover
 from router.failovers import dump_failover
 from router.operations import ACTIVE_MAX
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 from router.store.control import FAILOVERS_OVER_MAX
 from router.switchboard import Conflict
 
 MAIL, SMS = EndpointId("email/sandbox"), EndpointId("sms/sandbox")
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody supervises."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 async def keep(runtime: Runtime, number: int, *, holds: bool = False) -> None:

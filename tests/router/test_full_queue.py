@@ -1,30 +1,16 @@
 """A conversation whose agents do not come after what is written to them: it takes no more, and nothing is lost."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from channels.errors import LocalFault
 from channels.messages import Accepted, Address, Channel, InboundMessage
 from health.report import EndpointId
 from router.domain.conversation import SideName
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 from router.store.reading import QUEUE_MAX
 
 MAIL, SMS = EndpointId("email/sandbox"), EndpointId("sms/sandbox")
 NUMBER = Address(Channel.SMS, "+12025550177")
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody dispatches."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 async def hear(runtime: Runtime, text: str, vendor_id: str = "") -> Accepted:

@@ -2,11 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import structlog
 from click.testing import CliRunner
 from prometheus_client import REGISTRY
@@ -17,21 +14,10 @@ from router.cli.app import throughline
 from router.domain.conversation import Binding, Message, SideName
 from router.gauges import StoreGauges
 from router.holding import Filed, Holding
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 
 MAIL, SMS = EndpointId("email/sandbox"), EndpointId("sms/sandbox")
 NUMBER = Address(Channel.SMS, "+12025550177")
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody dispatches."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 async def hear(runtime: Runtime, text: str, sender: Address = NUMBER, **more: Any) -> Accepted:

@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,24 +22,13 @@ from health.report import EndpointId
 from router.core import Invalid
 from router.domain.conversation import TEXT_MAX, Binding, Customer, Message, SideName
 from router.receipts import take_receipt
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 from router.store.asked import LeaseTerms, Settlement
 
 MAIL, SMS, CHAT = EndpointId("email/sandbox"), EndpointId("sms/sandbox"), EndpointId("chat/web")
 NUMBER = Address(Channel.SMS, "+12025550177")
 AGENT = Address(Channel.EMAIL, "sam@agents.test")
 TERMS = LeaseTerms(lease_s=8.0, hold_s={"normal": 60.0}, idempotent=False, attempts_max=3)
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody dispatches, so what is to be said stays queued."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 async def hear(runtime: Runtime, text: str, sender: Address = NUMBER, **more: Any) -> Accepted:

@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import logging
-import os
 import shutil
 import tempfile
 import time
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from celery import Celery
 from click.testing import CliRunner
 from pydantic import ValidationError
@@ -53,18 +50,6 @@ def url(request: pytest.FixtureRequest, security: Security) -> Iterator[str]:
         RUNS[request.param](Path(folder), binary, security=security) as made,
     ):
         yield made.url
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("THROUGHLINE_"):
-            monkeypatch.delenv(name)
-    yield tmp_path
-    structlog.reset_defaults()
-    logging.getLogger().handlers.clear()
 
 
 def doctor(url: str, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -22,25 +22,10 @@ from router.store.adapter_store import RedisAdapterStore
 from router.store.connecting import connect
 from router.store.redis import Pipelined, StoreUnavailable
 from router.store.store import Store
+from tests.clocks import StillClock
 
-START = 1_790_000_000.0
 MAIL, SMS = EndpointId("email/acme"), EndpointId("sms/other")
 MAILBOX, NUMBER = Address(Channel.EMAIL, "dana@customer.test"), Address(Channel.SMS, "+12025550123")
-
-
-class VirtualClock:
-    """Time that moves only when told to."""
-
-    at = START
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError(f"somebody waits {seconds} s on a clock that nobody moves")
 
 
 @dataclass
@@ -77,7 +62,7 @@ class Desk:
     """A dispatcher in steps, and one conversation by mail."""
 
     runtime: Any
-    clock: VirtualClock
+    clock: StillClock
     vendors: dict[EndpointId, Vendor]
     customer: str = ""
     message: str = ""
@@ -125,7 +110,7 @@ class Desk:
 @pytest.fixture
 async def desk(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
     """A mail and an SMS endpoint."""
-    clock = VirtualClock()
+    clock = StillClock()
     vendors = {
         MAIL: Vendor(Capabilities(Channel.EMAIL, "acme", 100_000, 5.0)),
         SMS: Vendor(Capabilities(Channel.SMS, "other", 1_000, 5.0)),

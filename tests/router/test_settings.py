@@ -1,7 +1,6 @@
 """Settings: one file, the environment over it, and every fault said with file, field and remedy."""
 
 import json
-import os
 import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +24,7 @@ from_number = "+15550100"
 """
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and no settings in the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("THROUGHLINE_"):
-            monkeypatch.delenv(name)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def write(folder: Path, text: str) -> Path:

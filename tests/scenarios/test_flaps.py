@@ -24,27 +24,10 @@ from router.sender import Sender
 from router.settings import Settings
 from router.store.store import Store
 from router.supervisor import Supervisor, targets_of
+from tests.clocks import START, StillClock
 
-START = 1_790_000_000.0
 STEP_S = 0.25
 MAIL, SMS = EndpointId("email/acme"), EndpointId("sms/acme")
-
-
-class VirtualClock:
-    """Time that moves only when told to."""
-
-    def __init__(self) -> None:
-        self.at = START
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        """Nothing here waits by itself."""
-        raise AssertionError(f"somebody waits {seconds} s on a clock that nobody moves")
 
 
 @dataclass
@@ -83,7 +66,7 @@ class Stage:
     """Two endpoints, one supervisor, one dispatcher; time passes in quarters of a second."""
 
     runtime: Runtime
-    clock: VirtualClock
+    clock: StillClock
     adapters: dict[EndpointId, ScriptedAdapter]
     transitions: list[Transition] = field(default_factory=list)
     moves: Counter[str] = field(default_factory=Counter)
@@ -175,7 +158,7 @@ class Stage:
 @pytest.fixture
 async def stage(redis_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """Mail and SMS, both well."""
-    clock = VirtualClock()
+    clock = StillClock()
     adapters = {
         MAIL: ScriptedAdapter(Capabilities(Channel.EMAIL, "acme", 100_000, 5.0, rate_per_s=500.0)),
         SMS: ScriptedAdapter(Capabilities(Channel.SMS, "other", 1_000, 5.0, rate_per_s=500.0)),

@@ -38,6 +38,7 @@ from router.store.adapter_store import RedisAdapterStore
 from router.store.connecting import connect
 from router.store.files import Files
 from router.store.redis import Pipelined
+from tests.clocks import WallClock
 
 if TYPE_CHECKING:
     from tests.channels.suite.rows import Table
@@ -45,22 +46,6 @@ if TYPE_CHECKING:
 WORDS = "Your parcel leaves tomorrow."
 TOKEN = "s0.attempt-1"
 SETTINGS: TypeAdapter[EndpointSettings] = TypeAdapter(AnyEndpointSettings)
-
-
-class WallClock:
-    """Time as it passes."""
-
-    def now(self) -> float:
-        """Unix time in seconds."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
 
 
 async def until(true: Callable[[], object], what: str, within_s: float = 8.0) -> None:

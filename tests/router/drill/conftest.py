@@ -1,7 +1,5 @@
 """Settings with every provider, as somebody's production has them, for the drill to rehearse."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -112,13 +110,9 @@ secret = "hush-chat-hush-chat-hush-chat-hush-chat"
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working folder, and no settings in the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("THROUGHLINE_")]:
-        monkeypatch.delenv(name)
+def own_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, no settings in the environment, and a secret that somebody's settings name."""
     monkeypatch.setenv("REAL_SECRET", "hush-" * 10)
-    yield
 
 
 @pytest.fixture
