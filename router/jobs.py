@@ -64,6 +64,11 @@ STOP_WITHIN_S: Final = 3.0
 DAY_S: Final = 86_400.0
 HIDDEN_DAYS: Final = 30
 
+TLS_CHECKS: dict[str, dict[str, Any]] = {
+    "rediss": {"ssl_cert_reqs": "required"},
+    "amqps": {"server_hostname": None},  # None: the URL's
+}
+"""What Celery must be told of TLS: else it believes any certificate, or one that was made for any other host."""
 OLDEST_DUE = Gauge(
     "throughline_oldest_due_seconds",
     "How long the longest waiting side has been due at an endpoint.",
@@ -290,12 +295,12 @@ app.conf.beat_schedule = {
 def in_celerys_words(broker_url: str) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
     """A broker's URL as Celery wants it, what its transport wants to be told beside it, and its TLS; None: no TLS.
 
-    It names sentinels one by one. Told nothing of TLS but `rediss`, it would believe any certificate.
+    It names sentinels one by one. For what the transport must be told of TLS see `TLS_CHECKS`.
     """
     scheme = broker_url.partition("://")[0]
     address = read_address(broker_url) if "+sentinel" in scheme else None
     if address is None:
-        return broker_url, {}, {"ssl_cert_reqs": "required"} if scheme == "rediss" else None
+        return broker_url, {}, TLS_CHECKS.get(scheme)
     login = ""
     if address.password:
         login = f"{quote(address.username or '', safe='')}:{quote(address.password, safe='')}@"
@@ -303,14 +308,8 @@ def in_celerys_words(broker_url: str) -> tuple[str, dict[str, Any], dict[str, An
     options: dict[str, Any] = {"master_name": address.service}
     if not address.tls:
         return ";".join(urls), options, None
-    return (
-        ";".join(urls),
-        options | {"sentinel_kwargs": address.tls_facts},
-        {
-            "ssl_cert_reqs": "required",
-            **address.tls_options,
-        },
-    )
+    options["sentinel_kwargs"] = address.tls_facts
+    return ";".join(urls), options, {**TLS_CHECKS["rediss"], **address.tls_options}
 
 
 def run_clockwork(settings: Settings) -> None:

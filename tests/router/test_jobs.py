@@ -3,17 +3,23 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from channels.messages import Content, Kind
 from health.report import EndpointId
@@ -22,7 +28,7 @@ from router.archive.archive import ARCHIVE_FILE, Archive
 from router.archive.database import SqliteFile
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
-from router.jobs import QUEUE, Slots
+from router.jobs import QUEUE, Slots, in_celerys_words
 from router.settings import default_broker_url
 from router.store import keys
 from router.store.asked import LeaseTerms, NewConversation, NewLeg, NewMessage, Settlement
@@ -235,3 +241,39 @@ def test_nothing_is_pickled_and_every_job_ticks_by_the_minute() -> None:
         assert entry["schedule"]._orig_minute == "*"
         assert entry["options"]["expires"] < jobs.SLOT_S
     assert jobs.app.conf.broker_transport_options["visibility_timeout"] > jobs.app.conf.task_time_limit > jobs.JOB_MAX_S
+
+
+@pytest.mark.parametrize(("name", "heard_of"), [("IP:127.0.0.1", [b"AMQP"]), ("DNS:elsewhere.test", [])])
+def test_no_broker_with_another_ones_certificate_is_believed(
+    name: str, heard_of: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that somebody we trust has signed, but for another host: nothing is said to whoever shows it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: no certificate to test TLS with")
+    pem, signing = tmp_path / "certificate", tmp_path / "key"
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=tests"
+    named = ["-addext", f"subjectAltName={name}", "-keyout", str(signing), "-out", str(pem)]
+    subprocess.run(["openssl", *options.split(), *named], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, signing)
+    heard: list[bytes] = []
+
+    def listen() -> None:
+        plain, _ = server.accept()
+        server.close()  # it tries again, in vain
+        plain.settimeout(5)
+        with suppress(OSError), plain, context.wrap_socket(plain, server_side=True) as line:
+            heard.append(line.recv(4))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+        listening = threading.Thread(target=listen)
+        listening.start()
+        broker = Celery("tests", set_as_current=False)
+        url = f"amqps://guest:guest@127.0.0.1:{server.getsockname()[1]}//"
+        broker.conf.broker_url, _, broker.conf.broker_use_ssl = in_celerys_words(url)
+        with closing(broker.connection_for_write(connect_timeout=1)) as connection, suppress(OperationalError):
+            connection.ensure_connection(max_retries=1, interval_start=0)
+        listening.join()
+    assert heard == heard_of
