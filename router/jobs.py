@@ -300,7 +300,7 @@ def in_celerys_words(broker_url: str) -> tuple[str, dict[str, Any], dict[str, An
     scheme = broker_url.partition("://")[0]
     address = read_address(broker_url) if "+sentinel" in scheme else None
     if address is None:
-        return broker_url, {}, TLS_CHECKS.get(scheme)
+        return broker_url, {}, {**TLS_CHECKS[scheme]} if scheme in TLS_CHECKS else None
     login = ""
     if address.password:
         login = f"{quote(address.username or '', safe='')}:{quote(address.password, safe='')}@"
