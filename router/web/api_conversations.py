@@ -185,8 +185,9 @@ async def decisions(call: Call[Nothing, Nothing]) -> models.Journal:
 
 async def transcript(call: Call[Nothing, models.TranscriptQuery]) -> models.Messages:
     """Both directions, in order, attempts included."""
+    query = call.query
     found = await call.switchboard.transcript_part(
-        call.path["conversation_id"], after_sequence=call.query.after, limit=call.query.limit
+        call.path["conversation_id"], after_sequence=query.after, before_sequence=query.before, limit=query.limit
     )
     items = tuple(models.Message.of(message) for message in found.messages)
     return models.Messages(items=items, archived=found.archived)

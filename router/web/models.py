@@ -20,6 +20,8 @@ from router.web.models_route import NextLeg
 FILES_MAX = 10
 FILE_MAX_BYTES = 10_000_000
 PAGE_MAX = 200
+SEQUENCE_MAX = 2**53 - 1
+"""What every reader of JSON takes for the same number; no conversation has as many messages."""
 
 Subject = Annotated[str, Line, Field(max_length=500)]
 Kept = Annotated[str, Line, Field(max_length=KEPT_MAX)]
@@ -360,9 +362,17 @@ class Messages(Model):
 class TranscriptQuery(Model):
     """Which part of it."""
 
-    after: Annotated[int, Field(ge=0)] = 0
-    """Messages whose sequence is above this."""
+    after: Annotated[int, Field(ge=0, le=SEQUENCE_MAX)] = 0
+    """Messages whose sequence is above this, the first of them."""
+    before: Annotated[int, Field(ge=0, le=SEQUENCE_MAX)] | None = None
+    """Messages whose sequence is below this instead, the last of them; 0: the end of the transcript."""
     limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_MAX
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> Self:
+        if self.after and self.before is not None:
+            raise ValueError("name after or before, not both")
+        return self
 
 
 class JournalItem(Model):

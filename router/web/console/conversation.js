@@ -13,17 +13,25 @@ const PAGES_MAX = 25;
 const AGAIN = 40; // messages whose state may still change are asked for again
 const WAIT_MS = 150;
 
-// The transcript's end matters most, but places in it only count up: read on from where we are.
+// The transcript's end is asked for, and from then on what is new, with the last that was known.
 async function readOn(path, known) {
-  const kept = known.slice(0, Math.max(0, known.length - AGAIN));
-  const items = [...kept];
+  if (!known.length) return (await ask("GET", `${path}/messages?before=0&limit=${PAGE}`)).items;
+  const items = [];
+  let after = known[Math.max(0, known.length - AGAIN)].sequence - 1;
   for (let page = 0; page < PAGES_MAX; page += 1) {
-    const after = items.length ? items[items.length - 1].sequence : 0;
     const found = (await ask("GET", `${path}/messages?after=${after}&limit=${PAGE}`)).items;
     items.push(...found);
     if (found.length < PAGE) break;
+    after = found[found.length - 1].sequence;
   }
   return items;
+}
+
+// Both come while the other is asked for: what is new takes the place of what was known of it.
+function join(known, items) {
+  if (!items.length) return known;
+  const [first, last] = [items[0].sequence, items[items.length - 1].sequence];
+  return [...known.filter((one) => one.sequence < first), ...items, ...known.filter((one) => one.sequence > last)];
 }
 
 function useConversation(id) {
@@ -47,7 +55,7 @@ function useConversation(id) {
       const found = await ask("GET", path);
       identity.current = found.id;
       if (mayTalk.value) {
-        known.current = await readOn(path, known.current);
+        known.current = join(known.current, await readOn(path, known.current));
         setSaid(known.current);
       }
       setView(found);
@@ -60,6 +68,16 @@ function useConversation(id) {
     if (asking.current.again) {
       asking.current.again = false;
       refresh();
+    }
+  }
+  async function earlier() {
+    try {
+      const found = await ask("GET", `${path}/messages?before=${known.current[0].sequence}&limit=${PAGE}`);
+      known.current = join(known.current, found.items);
+      setSaid(known.current);
+      setProblem(null);
+    } catch (fault) {
+      setProblem(fault);
     }
   }
   useEffect(() => {
@@ -85,7 +103,7 @@ function useConversation(id) {
     if (knownWays.current !== ways.value) refresh();
     knownWays.current = ways.value;
   }, [ways.value]);
-  return { view, setView, said, problem, setProblem, path, refresh };
+  return { view, setView, said, problem, setProblem, path, refresh, earlier };
 }
 
 function Assign({ view, change }) {
@@ -138,7 +156,7 @@ function Head({ view, change, close }) {
 }
 
 export function Conversation({ id }) {
-  const { view, setView, said, problem, setProblem, path, refresh } = useConversation(id);
+  const { view, setView, said, problem, setProblem, path, refresh, earlier } = useConversation(id);
   async function act(call) {
     try {
       setView(await call());
@@ -154,7 +172,7 @@ export function Conversation({ id }) {
     <${Places} view=${view} path=${path} moved=${(found) => setView(found)} />
     <${Fault} problem=${problem} />
     ${mayTalk.value
-      ? html`<${Transcript} said=${said || []} view=${view} changed=${refresh} />`
+      ? html`<${Transcript} said=${said || []} view=${view} changed=${refresh} earlier=${earlier} />`
       : html`<p class="hint pad">Your role sees where a conversation is, not what is said in it.</p>`}
     ${mayTalk.value && view.next ? html`<${Reply} view=${view} path=${path} said=${said || []} sent=${refresh} />` : null}
     ${view.open ? null : html`<p class="closed-note" role="status">${view.archived

@@ -76,9 +76,19 @@ function Message({ message, changed }) {
   </li>`;
 }
 
-export function Transcript({ said, view, changed }) {
+export function Transcript({ said, view, changed, earlier }) {
+  const [asking, setAsking] = useState(false);
   const box = useRef(null);
   const atEnd = useRef(true);
+  const first = said.length ? said[0].sequence : 0;
+  const before = useRef({ first, fromEnd: 0 });
+  if (box.current && first !== before.current.first) {
+    before.current = { first, fromEnd: box.current.scrollHeight - box.current.scrollTop };
+  }
+  useEffect(() => {
+    // What is put above does not move what somebody reads.
+    if (!atEnd.current) box.current.scrollTop = box.current.scrollHeight - before.current.fromEnd;
+  }, [first]);
   const last = said.length ? said[said.length - 1].id : "";
   useEffect(() => {
     if (box.current && atEnd.current) box.current.scrollTop = box.current.scrollHeight;
@@ -89,15 +99,24 @@ export function Transcript({ said, view, changed }) {
       if (atEnd.current && box.current) box.current.scrollTop = box.current.scrollHeight;
     });
     watch.observe(box.current);
-    watch.observe(box.current.firstElementChild);
+    watch.observe(box.current.querySelector("ol"));
     return () => watch.disconnect();
   }, []);
+  async function askEarlier() {
+    setAsking(true);
+    await earlier();
+    setAsking(false);
+    box.current?.focus({ preventScroll: true }); // the button may be gone, or far above
+  }
   function remember() {
     const { scrollTop, clientHeight, scrollHeight } = box.current;
     atEnd.current = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
   }
   return html`<div class="transcript" ref=${box} onScroll=${remember} tabindex="0" role="log"
     aria-label=${`Transcript with ${view.customer_name || "the customer"}`}>
+    ${first > 1
+      ? html`<p class="earlier"><button type="button" disabled=${asking} onClick=${askEarlier}>Show earlier messages</button></p>`
+      : null}
     <ol>${said.map((message) => html`<${Message} key=${message.id} message=${message} changed=${changed} />`)}</ol>
   </div>`;
 }

@@ -55,6 +55,11 @@ async def test_an_agent_reads_who_waits_and_answers(face: Any) -> None:
     assert one["sequence"] == answer["sequence"]
     later = await face.client.get(f"{path}/messages?after={said['items'][0]['sequence']}", headers=face.agent)
     assert [one["id"] for one in (await later.json())["items"]] == [answer["message_id"]]
+    for query, expected in (("before=0&limit=1", [2]), ("before=2", [1]), ("before=1", []), ("before=0", [1, 2])):
+        part = await face.client.get(f"{path}/messages?{query}", headers=face.agent)
+        assert [one["sequence"] for one in (await part.json())["items"]] == expected, query
+    for wrong in ("after=1&before=2", f"after={10**30}", f"before={10**30}", "before=-1"):
+        await _problem(await face.client.get(f"{path}/messages?{wrong}", headers=face.agent), 422, "invalid")
     view = await (await face.client.get(path, headers=face.agent)).json()
     assert view["waiting_since"] is None
 

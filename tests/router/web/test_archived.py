@@ -43,6 +43,7 @@ async def test_it_is_read_like_any_other(face: Any) -> None:
     said = await read(face, f"/v1/conversations/{identity}/messages")
     assert said["archived"] and [message["text"] for message in said["items"]] == ["Where is my parcel?"]
     assert (await read(face, f"/v1/conversations/{identity}/messages?after=1"))["items"] == []
+    assert (await read(face, f"/v1/conversations/{identity}/messages?before=0&limit=1"))["items"] == said["items"]
     message = await read(face, f"/v1/messages/{said['items'][0]['id']}")
     assert message == said["items"][0]
     decisions = await read(face, f"/v1/conversations/{identity}/decisions")

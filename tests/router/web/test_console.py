@@ -209,6 +209,41 @@ async def test_the_end_of_the_transcript_stays_in_sight(face: Any, base: str, pa
     await page.wait_for_function(left)
 
 
+async def test_a_long_transcript_opens_at_its_end_and_goes_back_for_the_asking(face: Any, base: str, page: Any) -> None:
+    """One question for what is seen; what comes above leaves it where it is; what is new still comes below."""
+    conversation_id = await face.hear("Message 1.")
+    for number in range(2, 421):
+        await face.hear(f"Message {number}.", vendor_id=f"SM{number:032d}")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/messages?" in request.url else None)
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Ada Fischer").click()
+    log = page.get_by_role("log")
+    await log.get_by_text("Message 420.", exact=True).wait_for()
+    assert {one.partition("?")[2] for one in asked} <= {"before=0&limit=200", "after=380&limit=200"}
+    messages, top = log.locator(".message"), "document.querySelector('.transcript').scrollTop"
+    assert await messages.count() == 200
+    earlier = page.get_by_role("button", name="Show earlier messages")
+    await earlier.scroll_into_view_if_needed()
+    seen = log.get_by_text("Message 221.", exact=True)
+    for count in (400, 420):
+        before = await seen.bounding_box()
+        await earlier.click()
+        await page.wait_for_function(f"() => document.querySelectorAll('.message').length === {count}")
+        await page.wait_for_function(f"() => {top} > 0")
+        after = await seen.bounding_box()
+        assert before and after and abs(before["y"] - after["y"]) < 60, "what was read has not moved away"
+        seen = log.get_by_text("Message 21.", exact=True)
+        if count == 400:
+            await earlier.scroll_into_view_if_needed()
+    await earlier.wait_for(state="detached")
+    await face.hear("The last word.", vendor_id="SM" + "f" * 32)
+    await log.get_by_text("The last word.", exact=True).wait_for()
+    said = [text.partition("\n")[0] for text in await messages.all_inner_texts()]
+    assert said == [*(f"Message {number}." for number in range(1, 421)), "The last word."]
+    assert conversation_id in asked[-1]
+
+
 async def test_the_banner_tells_the_readers_own_time(face: Any, base: str, page: Any) -> None:
     """The router says its times in UTC; beside all others, which are local, they would be taken for local ones."""
     words = "all families fail since 14:02:11 UTC"
