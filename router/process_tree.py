@@ -274,7 +274,7 @@ class ProcessTree:
             await asyncio.sleep(LOG_CHECK_S)
             for child in self._children:
                 log = self._log(child)
-                with suppress(OSError):  # somebody moved it away meanwhile; the next look finds what is there then
+                with suppress(OSError):  # gone, or nothing may be opened now: there is another look
                     if log.stat().st_size > LOG_MAX_BYTES:
                         await asyncio.to_thread(_keep_older_half, log)
                         os.truncate(log, 0)
@@ -283,12 +283,12 @@ class ProcessTree:
         return self._log_folder / f"{child.name}.log"
 
     def _tail(self, child: Child) -> list[str]:
-        log = self._log(child)
-        if not log.exists():
-            return []
-        with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - 8_000))
-            return stream.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+        try:
+            with self._log(child).open("rb") as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 8_000))
+                return stream.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+        except OSError as error:  # gone, or nothing may be opened now: whoever died is started again without them
+            return [f"(its log cannot be read: {error.strerror})"]
 
 
 def end_orphaned_redis(url: str) -> bool:

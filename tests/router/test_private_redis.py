@@ -76,3 +76,15 @@ def test_the_data_of_two_servers_is_nobodys_to_choose_from(tmp_path: Path) -> No
     (tmp_path / "appendonly.aof").write_bytes(b"")
     with pytest.raises(RuntimeError, match="holds the data of two servers"):
         PrivateRedis(tmp_path, binary=Path(str(SYSTEM))).start()
+
+
+def test_a_binary_that_does_not_say_its_version_in_time_is_a_fault_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever keeps the server running knows this one, and tries again."""
+    binary = tmp_path / "redis-server"
+    binary.write_text("#!/bin/sh\nexec sleep 5\n")
+    binary.chmod(0o700)
+    monkeypatch.setattr("router.private_redis.VERSION_WITHIN_S", 0.1)
+    with pytest.raises(RuntimeError, match="does not say which version it is"):
+        read_version(binary)

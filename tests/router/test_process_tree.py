@@ -121,6 +121,21 @@ async def test_a_child_that_cannot_be_started_yet_is_started_later(tmp_path: Pat
         await until(lambda: len(lines(tmp_path / "role.log")) == 1)
 
 
+async def test_a_child_whose_last_words_cannot_be_read_is_started_again(tmp_path: Path) -> None:
+    """Its log is gone or nothing may be opened just now: that is no reason to do without it for ever."""
+    log, elsewhere = tmp_path / "role.log", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    vanish = f"import os\nos.remove({str(log)!r})\nos.symlink({str(elsewhere)!r}, {str(log)!r})\nos._exit(1)"
+    once = (
+        f"import os\nif not os.path.exists({str(elsewhere / 'ended')!r}):\n  open({str(elsewhere / 'ended')!r}, 'w')\n"
+    )
+    code = once + "  " + vanish.replace("\n", "\n  ") + "\n" + SLEEPER
+    async with Running(tmp_path, child("role", code), backoff_first_s=0.01) as running:
+        await until(lambda: any("cannot be started" in words for words in running.said))
+        log.unlink()
+        await until(lambda: lines(log) == ["awake"])
+
+
 async def test_a_child_that_cannot_live_stops_the_tree_with_its_last_words(tmp_path: Path) -> None:
     """Ten deaths in a row are no accident; the others are stopped too."""
     broken = child("broken", "raise SystemExit('no key')")
