@@ -285,7 +285,9 @@ def read_settings_file(file: Path) -> dict[str, Any]:
     try:
         octets = _read_bounded(file, SETTINGS_MAX_BYTES)
         if len(octets) > SETTINGS_MAX_BYTES:
-            raise SettingsError(f"{file}: larger than {SETTINGS_MAX_BYTES} bytes, so it cannot be a settings file.")
+            raise SettingsError(
+                f"{file}: larger than {SETTINGS_MAX_BYTES} bytes, so it cannot be a settings file. Name another."
+            )
         return tomllib.loads(octets.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: this is not valid TOML: {error}. Correct that line.") from error
@@ -318,10 +320,12 @@ def resolve_elsewhere(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         try:
             octets = _read_bounded(Path(name), ELSEWHERE_MAX_BYTES)
             if len(octets) > ELSEWHERE_MAX_BYTES:
-                raise SettingsError(f"{where}: {place}: {name} is larger than {ELSEWHERE_MAX_BYTES} bytes.")
+                words = f"{name} is larger than {ELSEWHERE_MAX_BYTES} bytes. Name a file that holds this value alone."
+                raise SettingsError(f"{where}: {place}: {words}")
             return octets.decode().strip()
         except OSError as error:
-            raise SettingsError(f"{where}: {place}: {name} cannot be read: {error.strerror}.") from error
+            words = f"{name} cannot be read: {error.strerror}. Correct its name, or who may read it."
+            raise SettingsError(f"{where}: {place}: {words}") from error
         except UnicodeDecodeError as error:
             raise SettingsError(f"{where}: {place}: {name} holds no text. Name a file of one line of text.") from error
         except ValueError as error:  # a NUL in its name

@@ -139,7 +139,10 @@ def test_a_value_may_stand_in_the_environment_or_a_file(folder: Path, monkeypatc
         ("web = 3", "web must be a table"),
         ("a = [", "this is not valid TOML"),
         ("organisation = '${NOT_SET_ANYWHERE}'", "organisation: the environment variable NOT_SET_ANYWHERE is not set"),
-        ("organisation = '${file:/nowhere}'", "organisation: /nowhere cannot be read"),
+        (
+            "organisation = '${file:/nowhere}'",
+            "organisation: /nowhere cannot be read: No such file or directory. Correct its name",
+        ),
         ("[[endpoints]]\nid = 'sms/a'\nprovider = 'pigeon'", "[[endpoints]] number 1: provider must be one of"),
         ("[[endpoints]]\nid = 'sms/a'", "[[endpoints]] number 1: provider is missing"),
         (
