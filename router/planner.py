@@ -106,6 +106,7 @@ class Planner:
     async def run(self) -> None:
         """Plan until cancelled."""
         while True:
+            self.bell.clear()  # before looking: what rings while we look is looked at next
             taken = 0
             try:
                 for shard in range(self.core.store.shards):
@@ -117,7 +118,6 @@ class Planner:
                 log.exception("plan.broke")
                 await self.core.clock.sleep(1.0)
             if not taken:
-                self.bell.clear()
                 try:
                     async with asyncio.timeout(POLL_S):
                         await self.bell.wait()
