@@ -13,6 +13,7 @@ from router.core import CONSOLE_ENDPOINT, CONSOLE_PLACE, Core
 from router.domain.conversation import Binding, Message, MessageClass, SideName
 from router.domain.ids import hidden_id, new_id, shard_of
 from router.domain.matching import Held, Why
+from router.inbound import mail_id_of
 from router.store.asked import AcceptAnswer, NewConversation, NewLeg, NewMessage
 from router.store.codec import read_place
 from router.store.people import TooManyBindings
@@ -184,6 +185,7 @@ class Holding:
     ) -> bool:
         """Whether it stands in a conversation now, as it came, and since when; it may have come there before."""
         now = self.core.clock.now()
+        original, key = await self.core.store.origin_of(message.id)
         answer = await self.core.store.accept(
             conversation_id,
             NewMessage(
@@ -198,9 +200,10 @@ class Holding:
                 message.endpoint,
                 late=message.late,
                 unverified=message.unverified or unverified,
-                original=await self.core.store.original_of(message.id),
+                original=original,
             ),
             natural_key=f"held:{message.id}",
+            mail_id=mail_id_of(message.endpoint, key),
             reopen=True,
         )
         if answer.verdict not in {"new", "duplicate"}:

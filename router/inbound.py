@@ -4,6 +4,7 @@ import hashlib
 
 from channels.messages import Channel, Content, File, InboundMessage, Kind
 from channels.text import one_line
+from health.report import EndpointId
 from router.core import Core
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
@@ -27,6 +28,12 @@ def natural_key(event: InboundMessage) -> str:
         return f"{event.endpoint}:{event.vendor_id}"
     who = hashlib.sha256(f"{event.sender.value.lower()}|{event.unverified}".encode()).hexdigest()[:16]
     return f"{event.endpoint}:{who}:{event.vendor_id}"
+
+
+def mail_id_of(endpoint: EndpointId, key: str) -> str:
+    """The Message-ID that a mail's natural key ends with; empty for what was no mail."""
+    is_mail = endpoint.startswith(f"{Channel.EMAIL}/") and key.startswith(f"{endpoint}:")
+    return key.removeprefix(f"{endpoint}:").partition(":")[2] if is_mail else ""
 
 
 def new_message(

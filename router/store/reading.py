@@ -70,9 +70,11 @@ class Reading:
         row = await self._hash(f"{self._prefix(message_id)}m:{message_id}")
         return codec.load_message(message_id, row) if row else None
 
-    async def original_of(self, message_id: str) -> str:
-        """The SHA-256 of the raw original on disk that a message came as; empty where none is kept."""
-        return str(await self.redis.call("HGET", f"{self._prefix(message_id)}m:{message_id}", "og") or "")
+    async def origin_of(self, message_id: str) -> tuple[str, str]:
+        """What a message came as, and under which natural key: the SHA-256 of its raw original on disk, or empty."""
+        key = f"{self._prefix(message_id)}m:{message_id}"
+        original, natural_key = await self.redis.call("HMGET", key, "og", "nk")
+        return original or "", natural_key or ""
 
     async def transcript_ids(self, conversation_id: str, start: int, stop: int) -> list[str]:
         """Message ids in order, from position `start` to `stop` (both counted from 0, negative from the end)."""

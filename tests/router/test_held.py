@@ -111,7 +111,8 @@ async def test_what_is_filed_keeps_when_it_came_its_original_and_its_files(runti
     await runtime.switchboard.file_held(await held_id(runtime), parcel, who="Bo")
     (filed,) = await heard(runtime, parcel)
     assert abs(filed.created_at - came) < 0.01
-    assert await runtime.core.files.read(await store.original_of(filed.id)) == raw
+    original, _ = await store.origin_of(filed.id)
+    assert await runtime.core.files.read(original) == raw
     (file,) = filed.content.files
     assert await runtime.core.files.read(file.sha256) == b"a picture"
     listed = await runtime.switchboard.conversations()
@@ -121,6 +122,25 @@ async def test_what_is_filed_keeps_when_it_came_its_original_and_its_files(runti
     for index in ("wait", f"at:{listed.items[0].customer_side.leg.endpoint}"):
         member = conversation if index == "wait" else f"{conversation}:c"
         assert int(await store.redis.call("ZSCORE", f"tl:{{s0}}:{index}", member)) == int(came * 1000), index
+
+
+async def test_a_mail_that_is_filed_is_answered_in_its_thread(runtime: Runtime) -> None:
+    """The sender's mail program shows the answer beside what they wrote; an SMS has no thread."""
+    mailbox = Address(Channel.EMAIL, "ann@example.org")
+    parcel, _ = await two_open(runtime, mailbox)
+    conversation = (await runtime.switchboard.conversation(parcel)).conversation.id
+    await hear(runtime, "It is broken.", mailbox, vendor_id="<1:2@mail.example.org>")
+    await runtime.switchboard.file_held(await held_id(runtime), parcel, who="Bo")
+    assert await runtime.store.mail_thread(conversation) == ("<1:2@mail.example.org>",)
+
+
+async def test_what_is_filed_and_was_no_mail_has_no_thread(runtime: Runtime) -> None:
+    """An id of a vendor's is no Message-ID."""
+    parcel, _ = await two_open(runtime)
+    await hear(runtime, "It is broken.", vendor_id="a:b:c")
+    await runtime.switchboard.file_held(await held_id(runtime), parcel, who="Bo")
+    conversation = (await runtime.switchboard.conversation(parcel)).conversation.id
+    assert await runtime.store.mail_thread(conversation) == ()
 
 
 async def test_filing_again_what_was_taken_before_its_arrival_was_kept_keeps_it(runtime: Runtime) -> None:
