@@ -9,7 +9,7 @@ import pytest
 
 from channels.email import submission
 from channels.email.smtp import SmtpAdapter, SmtpSettings
-from channels.errors import EndpointUnavailable, OutcomeUnknown, SendFailed
+from channels.errors import EndpointUnavailable, MessageRejected, OutcomeUnknown, SendFailed
 from channels.messages import Address, Channel, Content, Kind, Matter, OutboundMessage
 from channels.tools import Tools
 from health.report import EndpointId
@@ -137,6 +137,14 @@ GARBAGE = {
     "goodbye": b"421 4.3.0 bye\r\n",
 }
 
+SAID_ALL_THE_SAME = {
+    "octets that are no text": type(None),
+    "two codes in one answer": MessageRejected,
+    "a code nobody knows": EndpointUnavailable,
+    "goodbye": EndpointUnavailable,
+}
+"""What of it answers the final dot: with the code that its last line begins with."""
+
 
 @pytest.mark.parametrize("word", [b"GREETING", b"EHLO", b"MAIL", b"RCPT", b"DATA", b"DOT"], ids=bytes.decode)
 @pytest.mark.parametrize("name", GARBAGE)
@@ -147,14 +155,18 @@ async def test_an_answer_that_is_none_ends_in_an_error_that_is_true(post: Post, 
     if post.server.dots == 0:
         assert failed is not None
         assert not isinstance(failed, OutcomeUnknown), "the dot was never written"
-    elif word == b"DOT" and name not in {"goodbye", "two codes in one answer", "octets that are no text"}:
-        assert isinstance(failed, OutcomeUnknown | SendFailed)
-        assert isinstance(failed, OutcomeUnknown) or name in {"a code nobody knows"}, failed
+    elif word == b"DOT":
+        assert type(failed) is SAID_ALL_THE_SAME.get(name, OutcomeUnknown), failed
+    else:
+        assert (failed, name) == (None, "octets that are no text")
     await post.goes_on()
 
 
 async def test_no_answers_make_a_send_fall_over(post: Post) -> None:
-    """A receipt only for a mail that was written to its end; and what was taken is never certainly not taken."""
+    """A receipt only for a mail that was written to its end; what was taken is in doubt at least.
+
+    But where the server says more than it was asked for: what comes next is taken for the answer to the dot.
+    """
     words = (*HONEST, b"MAIL", b"RCPT", b"RSET")
     samples = [*HONEST.values(), b"250 ok\r\n", b"550 5.1.1 no such user\r\n", b"451-later\r\n451 4.2.0 later\r\n"]
     tokens = [b"250", b"354", b"421", b"554", b"-", b" ", b"250-", b"5.7.1", b"SIZE 99999999999999999999", b"\r\n250 "]
@@ -165,5 +177,5 @@ async def test_no_answers_make_a_send_fall_over(post: Post) -> None:
         if failed is None:
             assert post.server.dots == before + 1, case.name
         elif post.server.dots > before and post.server.answered[-1] == HONEST[b"DOT"]:
-            assert isinstance(failed, OutcomeUnknown | EndpointUnavailable), case.name
+            assert isinstance(failed, OutcomeUnknown) or case.octets.count(b"\n") > 1, case.name
     await post.goes_on()

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import aiohttp
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -125,6 +126,8 @@ def test_the_celery_task_falls_back(tmp_path):
         async with child(tmp_path, PROVIDER) as provider:
             base = f"http://127.0.0.1:{(await provider.heard())['port']}"
             await asyncio.to_thread(send, "http://127.0.0.1:1", base, "/Messages.json", {"Body": body(0, 0)}, {})
+            async with aiohttp.ClientSession() as http, http.get(f"{base}/count") as taken:
+                assert await taken.text() == "1"
 
     run(play())
 

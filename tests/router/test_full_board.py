@@ -10,6 +10,7 @@ from health.report import Direction, EndpointId, Report, Status
 from router.runtime import Runtime, open_runtime
 from router.settings import load_settings
 from router.workers import keep_beating
+from tests.clocks import until
 
 SMS = EndpointId("sms/sandbox")
 
@@ -28,15 +29,15 @@ async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 async def test_who_finds_no_room_to_beat_works_on(runtime: Runtime) -> None:
     """It is unknown to the supervisor, and sends all the same."""
     await runtime.core.board.beat("somebody", "dispatch", runtime.clock.now())
-    begun = asyncio.Event()
+    begun = 0
 
     def facts() -> dict[str, object]:
-        begun.set()
+        nonlocal begun
+        begun += 1
         return {}
 
     beating = asyncio.create_task(keep_beating(runtime.core, "us", "dispatch", facts))
-    await begun.wait()
-    await asyncio.wait({beating}, timeout=0.5)
+    await until(lambda: begun > 1 or beating.done())
     assert not beating.done()
     beating.cancel()
     await asyncio.gather(beating, return_exceptions=True)
