@@ -77,8 +77,8 @@ class PeopleDesk:
         found = [await self.core.people.customer(one) for one in ids if one.startswith("c")]
         return [one for one in found if one is not None]
 
-    async def set_binding(self, customer_id: str, binding: Binding) -> Customer:
-        """Add or replace a binding; withdrawn consent holds from the next lease on.
+    async def set_binding(self, customer_id: str, binding: Binding, *, who: str = "") -> Customer:
+        """Add or replace a binding; withdrawn consent holds from the next lease on. The journal says `who` did it.
 
         Raises:
             NotFound, Invalid (a bad address; an agent's address; more than 50 bindings).
@@ -96,17 +96,28 @@ class PeopleDesk:
             await self.core.people.set_binding(customer_id, checked)
         except TooManyBindings as error:
             raise Invalid("too_many_bindings", str(error)) from error
+        if who:
+            await self._note_binding(customer_id, "binding_set", checked, who)
         await self.core.wake_customer(customer_id)
         return await self.customer(customer_id)
 
-    async def remove_binding(self, customer_id: str, address: Address) -> Customer:
-        """Forget a binding. Raises NotFound."""
+    async def remove_binding(self, customer_id: str, address: Address, *, who: str = "") -> Customer:
+        """Forget a binding; the journal says `who` did it. Raises NotFound."""
         customer = await self.customer(customer_id)
         found = next((one for one in customer.bindings if one.address == address), None)
         if found is None:
             raise NotFound("unknown_binding", "The customer has no such address.")
         await self.core.people.remove_binding(customer_id, found)
+        if who:
+            await self._note_binding(customer_id, "binding_removed", found, who)
         return await self.customer(customer_id)
+
+    async def _note_binding(self, customer_id: str, what: str, binding: Binding, who: str) -> None:
+        """Without the address, which the journal would keep after the customer is erased."""
+        facts: dict[str, object] = {"cu": customer_id, "what": what, "channel": binding.address.channel, "who": who}
+        if what == "binding_set":
+            facts |= {"consent": binding.consent, "verified": binding.verified}
+        await self.core.store.note(shard_of(customer_id), "customer.changed", facts)
 
     async def merge_customer(self, loser_id: str, into: str) -> Customer:
         """Say that two customers are one person: nothing moves, what is new begins with `into`. Undone by `unmerge`.

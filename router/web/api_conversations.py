@@ -43,14 +43,15 @@ async def customer(call: Call[Nothing, Nothing]) -> models_people.Customer:
 
 async def set_binding(call: Call[models_people.Binding, Nothing]) -> models_people.Customer:
     """Add or replace a binding."""
-    changed = await call.switchboard.set_binding(call.path["customer_id"], call.body.to_domain())
+    changed = await call.switchboard.set_binding(call.path["customer_id"], call.body.to_domain(), who=call.key.author)
     return models_people.Customer.of(changed)
 
 
 async def remove_binding(call: Call[Nothing, models_people.CustomerQuery]) -> models_people.Customer:
     """Forget an address of a customer."""
     address = DomainAddress(call.query.channel, call.query.address)
-    return models_people.Customer.of(await call.switchboard.remove_binding(call.path["customer_id"], address))
+    changed = await call.switchboard.remove_binding(call.path["customer_id"], address, who=call.key.author)
+    return models_people.Customer.of(changed)
 
 
 async def merge_customer(call: Call[models_people.Merge, Nothing]) -> models_people.Customer:

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "./vendor.js";
 import { ask } from "./api.js";
 import { ChannelIcon, Fault, useFocusInside } from "./parts.js";
-import { now } from "./state.js";
+import { listen, now } from "./state.js";
 import { CHANNELS, clock, full } from "./words.js";
 
 const isSame = (one, other) =>
@@ -75,6 +75,10 @@ export function Bindings({ view, path, moved }) {
     // Whatever happens in the conversation may have changed them: a STOP, a bounce, a new address.
     if (open) attempt(() => ask("GET", whose));
   }, [open, view]);
+  useEffect(() => {
+    if (!open) return undefined;
+    return listen((entry) => entry.kind === "customer.changed" && attempt(() => ask("GET", whose)));
+  }, [open]);
 
   function change(binding, changes) {
     return attempt(async () => {

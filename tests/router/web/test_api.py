@@ -1,6 +1,7 @@
 """`/v1`: what it takes, what it refuses and how, and who may ask."""
 
 import base64
+import json
 import uuid
 from datetime import datetime
 from typing import Any
@@ -238,6 +239,22 @@ async def test_customers_and_their_bindings(face: Any) -> None:
     assert len((await gone.json())["bindings"]) == 1
     bad = {"name": "a\r\nb"}
     await _problem(await face.client.post("/v1/customers", json=bad, headers=face.agent), 422, "invalid")
+
+
+async def test_the_journal_says_who_changed_where_a_customer_may_be_written_to(face: Any) -> None:
+    """Consent that an agent ended or renewed can be asked about later; the journal names no address."""
+    body: dict[str, Any] = {"address": {"channel": "sms", "value": "+12025550123"}}
+    made = await face.client.post("/v1/customers", json={"name": "Ann", "bindings": [body]}, headers=face.agent)
+    path = f"/v1/customers/{(await made.json())['id']}/bindings"
+    assert (await face.client.put(path, json=body | {"consent": False}, headers=face.agent)).status == 200
+    query = {"channel": "sms", "address": "+12025550123"}
+    assert (await face.client.delete(path, params=query, headers=face.agent)).status == 200
+    rows = [row for _, row in await face.runtime.store.journal_last(0, 10) if row["k"] == "customer.changed"]
+    removed, put = (json.loads(row["f"]) for row in rows)
+    author = f"key:{face.plain['agent'].split('_')[1]}"
+    assert (put["what"], put["consent"], put["who"]) == ("binding_set", False, author)
+    assert (removed["what"], removed["channel"], removed["who"]) == ("binding_removed", "sms", author)
+    assert "5550123" not in str(rows)
 
 
 async def test_where_nobody_is_there_is_said_and_tried_again_once_the_binding_is_replaced(face: Any) -> None:

@@ -172,6 +172,10 @@ async def test_an_agent_sees_where_the_customer_may_be_written_to_and_ends_it_wh
     await phone.get_by_text("no consent").wait_for(state="detached")
     assert all((await consents()).values())
     await page.locator(".way").get_by_text("Goes out by SMS").wait_for()
+    await page.get_by_text("Live", exact=True).wait_for()
+    work = Binding(Address(Channel.EMAIL, "ada@work.test"), verified=True, order=2)
+    await desk.set_binding(customer_id, work, who="another agent")
+    await rows.filter(has_text="ada@work.test").wait_for()
 
 
 async def test_what_was_said_of_the_last_message_is_gone_after_a_move(face: Any, base: str, page: Any) -> None:
