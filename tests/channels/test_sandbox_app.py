@@ -447,3 +447,19 @@ async def events(stream: aiohttp.ClientResponse, count: int) -> list[tuple[str, 
             elif line.startswith("data: "):
                 found.append((kind, json.loads(line.removeprefix("data: "))))
     return found
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the system's Chromium")
+async def test_an_empty_field_says_what_it_is_for_as_legibly_as_any_hint(pocket):
+    """Chromium's own grey is too dark on a dark ground."""
+    colours = """() => {
+      const fields = [...document.querySelectorAll("[placeholder]")];
+      const hint = document.querySelector(".hint");
+      return [getComputedStyle(hint), ...fields.map((one) => getComputedStyle(one, "::placeholder"))].map((one) => one.color);
+    }"""
+    async with opened(pocket) as page:
+        await page.emulate_media(color_scheme="dark")
+        await page.wait_for_selector(".say textarea")
+        hint, *fields = await page.evaluate(colours)
+        assert len(fields) == 3 and set(fields) == {hint}

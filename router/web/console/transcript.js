@@ -76,6 +76,14 @@ function Message({ message, changed }) {
   </li>`;
 }
 
+// On a phone the whole conversation is scrolled, head and reply box along with it.
+const scroller = (box) => (getComputedStyle(box).overflowY === "visible" ? box.closest(".one") : box);
+
+function showEnd(box) {
+  const scrolled = scroller(box);
+  scrolled.scrollTop = scrolled.scrollHeight;
+}
+
 export function Transcript({ said, view, changed, earlier }) {
   const [asking, setAsking] = useState(false);
   const box = useRef(null);
@@ -83,24 +91,31 @@ export function Transcript({ said, view, changed, earlier }) {
   const first = said.length ? said[0].sequence : 0;
   const before = useRef({ first, fromEnd: 0 });
   if (box.current && first !== before.current.first) {
-    before.current = { first, fromEnd: box.current.scrollHeight - box.current.scrollTop };
+    const { scrollHeight, scrollTop } = scroller(box.current);
+    before.current = { first, fromEnd: scrollHeight - scrollTop };
   }
   useEffect(() => {
     // What is put above does not move what somebody reads.
-    if (!atEnd.current) box.current.scrollTop = box.current.scrollHeight - before.current.fromEnd;
+    const scrolled = scroller(box.current);
+    if (!atEnd.current) scrolled.scrollTop = scrolled.scrollHeight - before.current.fromEnd;
   }, [first]);
   const last = said.length ? said[said.length - 1].id : "";
   useEffect(() => {
-    if (box.current && atEnd.current) box.current.scrollTop = box.current.scrollHeight;
+    if (box.current && atEnd.current) showEnd(box.current);
   }, [last, said.length]);
   useEffect(() => {
     // What stands below grows, and states and attempts are told later: whoever read the end goes on seeing it.
     const watch = new ResizeObserver(() => {
-      if (atEnd.current && box.current) box.current.scrollTop = box.current.scrollHeight;
+      if (atEnd.current && box.current) showEnd(box.current);
     });
+    const one = box.current.closest(".one");
+    one.addEventListener("scroll", remember);
     watch.observe(box.current);
     watch.observe(box.current.querySelector("ol"));
-    return () => watch.disconnect();
+    return () => {
+      watch.disconnect();
+      one.removeEventListener("scroll", remember);
+    };
   }, []);
   async function askEarlier() {
     setAsking(true);
@@ -109,7 +124,8 @@ export function Transcript({ said, view, changed, earlier }) {
     box.current?.focus({ preventScroll: true }); // the button may be gone, or far above
   }
   function remember() {
-    const { scrollTop, clientHeight, scrollHeight } = box.current;
+    if (!box.current) return;
+    const { scrollTop, clientHeight, scrollHeight } = scroller(box.current);
     atEnd.current = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
   }
   return html`<div class="transcript" ref=${box} onScroll=${remember} tabindex="0" role="log"

@@ -213,6 +213,40 @@ async def test_the_end_of_the_transcript_stays_in_sight(face: Any, base: str, pa
     await page.wait_for_function(left)
 
 
+async def test_a_phone_shows_the_end_of_the_transcript_and_the_box_to_answer_in(
+    face: Any, base: str, page: Any
+) -> None:
+    """Nobody scrolls through a week to answer; who reads above is left where they are."""
+    await page.set_viewport_size({"width": 390, "height": 700})
+    for number in range(12):
+        await face.hear(f"Message {number}\n" * 4, vendor_id=f"SM{number:032d}")
+    await _log_in(page, base, face.plain["agent"])
+    await page.get_by_role("link", name="Ada Fischer").click()
+    await page.get_by_role("log").get_by_text("Message 11").wait_for()
+    seen = """words => {
+      const drawn = [...document.querySelectorAll(".message .text, .reply button[type=submit]")];
+      const { top, bottom } = drawn.find((one) => one.textContent.startsWith(words)).getBoundingClientRect();
+      return top >= 0 && bottom <= innerHeight;
+    }"""
+    for words in ("Message 11", "Send"):
+        await page.wait_for_function(seen, arg=words)
+    await face.hear("The last word", vendor_id="SM" + "f" * 32)
+    await page.get_by_role("log").get_by_text("The last word").wait_for()
+    await page.wait_for_function(seen, arg="The last word")
+    await page.locator(".one").evaluate("one => { one.scrollTop = 0; }")
+    await page.wait_for_function(seen, arg="Message 0")
+    await face.hear("One thing more", vendor_id="SM" + "e" * 32)
+    await page.get_by_role("log").get_by_text("One thing more").wait_for()
+    assert await page.evaluate(f"({seen})('Message 0')")
+
+
+async def test_the_page_of_the_api_fits_a_phone(base: str, page: Any) -> None:
+    """Its long paths break; only what is a table may be wider than its place, and is scrolled there."""
+    await page.set_viewport_size({"width": 320, "height": 700})
+    await page.goto(f"{base}/docs")
+    assert {one.split()[-1] for one in await page.evaluate(SIDEWAYS)} <= {"wide", "PRE"}
+
+
 async def test_a_long_transcript_opens_at_its_end_and_goes_back_for_the_asking(face: Any, base: str, page: Any) -> None:
     """One question for what is seen; what comes above leaves it where it is; what is new still comes below."""
     conversation_id = await face.hear("Message 1.")

@@ -192,6 +192,23 @@ async def test_it_speaks_the_browsers_language_and_fits_a_small_screen(open_page
     assert await page.locator(".log").get_attribute("aria-live") == "polite"
 
 
+PLACEHOLDER = """field => {
+  const light = (colour) => colour.match(/[0-9.]+/g).slice(0, 3)
+    .map((part) => part / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0.05);
+  const colours = [getComputedStyle(field, "::placeholder").color, getComputedStyle(field).backgroundColor];
+  const [one, other] = colours.map(light);
+  return Math.max(one, other) / Math.min(one, other);
+}"""
+"""The contrast of a field's placeholder (WCAG 2.2, contrast ratio)."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_an_empty_field_says_legibly_what_it_is_for(open_page, scheme):
+    page = await open_page(color_scheme=scheme)
+    assert await page.locator(".say textarea").evaluate(PLACEHOLDER) >= 4.5
+
+
 async def test_another_site_embeds_the_widget_with_one_line(house, shop_site, open_page, until):
     page = await open_page(at=shop_site.origin, ready=".launch")
     await page.click(".launch")

@@ -11,6 +11,7 @@ const css = `
 [hidden] { display: none !important; }
 button, input, textarea { font: inherit; color: inherit; }
 button { cursor: pointer; }
+::placeholder { color: var(--soft); opacity: 1; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .launch { position: fixed; inset: auto 20px 20px auto; z-index: 2147483000; width: 60px; height: 60px; border: 0; border-radius: 50%; cursor: pointer;
   background: var(--mine); color: #fff; box-shadow: 0 6px 20px #0005; display: grid; place-items: center; }
