@@ -456,7 +456,8 @@ async def test_an_empty_field_says_what_it_is_for_as_legibly_as_any_hint(pocket)
     colours = """() => {
       const fields = [...document.querySelectorAll("[placeholder]")];
       const hint = document.querySelector(".hint");
-      return [getComputedStyle(hint), ...fields.map((one) => getComputedStyle(one, "::placeholder"))].map((one) => one.color);
+      const styles = fields.map((one) => getComputedStyle(one, "::placeholder"));
+      return [getComputedStyle(hint), ...styles].map((one) => one.color);
     }"""
     async with opened(pocket) as page:
         await page.emulate_media(color_scheme="dark")
