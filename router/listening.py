@@ -12,7 +12,8 @@ from router.store.redis import StoreUnavailable
 
 LEASE_S = 10.0
 RENEW_S = 3.0
-PAUSE_MAX_S = 30.0
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.5, 30.0
+"""Before one that broke listens again; one that has listened for longer than the most begins anew."""
 
 log = structlog.get_logger()
 
@@ -22,11 +23,11 @@ async def listen_alone(
 ) -> None:
     """Keep `adapter` listening until cancelled. `alone`: only one process in the deployment does, by a lease."""
     owner = secrets.token_hex(8)
-    pause = 0.5
+    pause = PAUSE_FIRST_S
     while True:
+        began = core.clock.monotonic()
         try:
             if not alone or await _take(core, endpoint, owner):
-                pause = 0.5
                 await _listen_while_leased(core, endpoint, adapter, accept, owner if alone else "")
             else:
                 await core.clock.sleep(RENEW_S)
@@ -34,6 +35,8 @@ async def listen_alone(
             await core.clock.sleep(1.0)
         except Exception:  # the loop's rim: a listener that breaks is started again
             log.exception("listener.broke", endpoint=endpoint)
+            if core.clock.monotonic() - began > PAUSE_MAX_S:
+                pause = PAUSE_FIRST_S
             await core.clock.sleep(pause)
             pause = min(PAUSE_MAX_S, pause * 2)
 
