@@ -55,7 +55,7 @@ class Mover:
             if not facts:
                 continue
             sides = await affected_sides(self.core, facts, now)
-            budgets = self.pace.budgets(now, {})
+            budgets = self.pace.budgets(now)
             plan = plan_failover(sides, views, budgets, now, limits_of(self.core), forced=forced)
             self.pace.spend(plan.spent)
             reason = "inbound_down" if inbound_only else ("forced" if forced else "failover")
@@ -83,7 +83,7 @@ class Mover:
                     replace(side, recent_returns=await self._returns(side.conversation_id, now))
                     for side in await affected_sides(self.core, away, now)
                 ]
-                budgets = self.pace.budgets(now, {})
+                budgets = self.pace.budgets(now)
                 plan = plan_failback(sides, views, budgets, now, limits_of(self.core), suppressed=suppressed)
                 self.pace.spend(plan.spent)
                 moved += await self._carry_out(shard, plan, away, now, "failback", "home is well")

@@ -29,6 +29,7 @@ class Pace:
     capabilities: Mapping[EndpointId, Capabilities]
     _buckets: dict[EndpointId, _Bucket] = field(default_factory=dict)
     _seen: dict[str, tuple[float, Mapping[str, tuple[int, int, int]]]] = field(default_factory=dict)
+    _heard_at: float | None = None
 
     def load(self, rows: Mapping[EndpointId, Mapping[str, float]]) -> None:
         """Go on from what was kept."""
@@ -63,22 +64,22 @@ class Pace:
             self._seen[beat.worker] = (beat.at, facts)
         living = {beat.worker for beat in beats}
         self._seen = {worker: row for worker, row in self._seen.items() if worker in living}
+        elapsed = now - self._heard_at if self._heard_at is not None else 0.0
+        self._heard_at = now
         for endpoint, capabilities in self.capabilities.items():
             bucket = self._bucket(endpoint, now)
-            elapsed = now - bucket.at
             bucket.rate = learn_rate(
                 bucket.rate, capabilities.rate_per_s, throttled=endpoint in throttled, elapsed=elapsed
             )
             traffic = sent.get(endpoint, 0.0)
             bucket.own_traffic += SMOOTH * (traffic - bucket.own_traffic)
 
-    def budgets(self, now: float, moved_lately: Mapping[EndpointId, float]) -> dict[EndpointId, float]:
-        """The tokens each target has now. What was moved there lately is not its own traffic."""
+    def budgets(self, now: float) -> dict[EndpointId, float]:
+        """The tokens each target has now. What was moved there is its own traffic from then on."""
         found = {}
         for endpoint in self.capabilities:
             bucket = self._bucket(endpoint, now)
-            own = max(0.0, bucket.own_traffic - moved_lately.get(endpoint, 0.0))
-            rate = spare_rate(bucket.rate, own)
+            rate = spare_rate(bucket.rate, bucket.own_traffic)
             bucket.tokens = refill(bucket.tokens, rate, max(1.0, bucket.rate * BURST_S), now - bucket.at)
             bucket.at = now
             found[endpoint] = bucket.tokens
