@@ -282,10 +282,14 @@ class Supervisor:
         self._recalls[endpoint] = (self.core.clock.now() + begun_s, since)
 
     async def _resume_recalls(self) -> None:
-        """Whoever supervised before may have ended between taking an endpoint down and recalling what it had lost."""
+        """Whoever supervised before may have ended between taking an endpoint down and recalling what it had lost.
+
+        Not of an outage that is older: what somebody forced through it since then may well arrive.
+        """
+        latest = self.core.clock.now() - RECALLED_S
         for (endpoint, direction), record in (await self.core.board.statuses()).items():
             is_down = direction is Direction.OUT and record.status is Status.DOWN and endpoint in self.adapters
-            if is_down and record.reason.startswith(LOST_REASONS):
+            if is_down and record.since >= latest and record.reason.startswith(LOST_REASONS):
                 await self._recall_lost(endpoint, record.since)
 
     async def _recall_again(self, now: float) -> None:

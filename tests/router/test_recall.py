@@ -9,6 +9,7 @@ import pytest
 
 from channels.contract import Capabilities
 from channels.messages import Address, Channel, OutboundMessage, Receipt
+from health.records import StatusRecord
 from health.report import Direction, EndpointId, Evidence, Status, Transition, Verdict, Witness
 from router.domain.conversation import Binding
 from router.runtime import Runtime, open_runtime
@@ -68,6 +69,19 @@ async def sent(runtime: Runtime, name: str) -> str:
 
 def supervisor(runtime: Runtime, name: str) -> Supervisor:
     return Supervisor(runtime.core, runtime.adapters, runtime.desk, name)
+
+
+async def test_of_an_older_outage_nothing_is_recalled_again(runtime: Runtime) -> None:
+    """What somebody forced through it since then may well arrive: each restart would say it twice."""
+    message_id, now = await sent(runtime, "ann"), runtime.clock.now()
+    next_one = supervisor(runtime, "supervise-2")
+    next_one.make_monitor()
+    for hours, state in ((2, "sent"), (0, "unknown")):
+        words = "A message that we sent to ourselves did not arrive."
+        record = StatusRecord(SMS, Direction.OUT, Status.DOWN, now - hours * 3600, "canary_lost", words)
+        await runtime.core.board.commit(statuses=[record])
+        await next_one._resume_recalls()
+        assert (await runtime.switchboard.message(message_id)).state == state
 
 
 async def test_whoever_takes_over_recalls_what_was_lost_before(
