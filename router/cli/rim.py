@@ -139,13 +139,13 @@ def with_redis(settings: Settings) -> Settings:
 
 
 def ping(url: str) -> str:
-    """Why Redis does not answer at `url`; empty: it does."""
+    """Why Redis does not answer at `url`, without a full stop; empty: it does."""
     try:
         with open_primaries(url, timeout_s=ANSWER_WITHIN_S) as servers:
             for server in servers:
                 server.ping()
     except redis.RedisError as error:
-        return str(error)
+        return str(error).rstrip(".")
     return ""
 
 

@@ -74,6 +74,7 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(monkeypatch:
     assert result.exit_code == 1
     assert f"Redis does not answer at redis://127.0.0.1:{port}/0" in result.stderr
     assert "redis-down.md" in result.stderr
+    assert ".." not in result.stderr
     assert "hush" not in result.output
 
 
