@@ -201,16 +201,13 @@ class Holding:
                 late=message.late,
                 unverified=message.unverified or unverified,
                 original=original,
+                came_at=message.created_at,
             ),
             natural_key=f"held:{message.id}",
             mail_id=mail_id_of(message.endpoint, key),
             reopen=True,
         )
-        if answer.verdict not in {"new", "duplicate"}:
-            return False
-        # Also of one that was taken before: whoever filed it may have ended in between.
-        await self.core.store.keep_arrival(answer.message_id, message.created_at)
-        return True
+        return answer.verdict in {"new", "duplicate"}
 
     async def _send_code(self, at: Place, conversation_id: str) -> None:
         conversation = await self.core.store.conversation(conversation_id)

@@ -74,6 +74,8 @@ class NewMessage:
     unverified: bool = False
     original: str = ""
     """SHA-256 of the raw mail on disk, or empty."""
+    came_at: float = 0.0
+    """Unix seconds, where it was accepted elsewhere before; 0: it comes now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,7 @@ def dump_message(message: NewMessage) -> dict[str, Any]:
         "lt": int(message.late),
         "uv": int(message.unverified),
         "og": message.original,
+        "at": int(message.came_at * 1000),
     }
 
 

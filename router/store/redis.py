@@ -51,7 +51,6 @@ CANNOT_TAKE = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTER
 SCRIPTS = (
     "accept",
     "affected",
-    "arrived",
     "canary",
     "cancel",
     "close",

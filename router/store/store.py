@@ -287,10 +287,6 @@ class Store(Reading):
         await self.redis.call("HSET", f"{prefix}v:{conversation_id}", "hn", count)
         await self.redis.call("ZADD", f"{prefix}held", int(since * 1000), conversation_id)
 
-    async def keep_arrival(self, message_id: str, at: float) -> None:
-        """Say when a message that was just filed came (unix seconds); whoever asks by it waits since then."""
-        await self._run("arrived", shard_of(message_id), {"m": message_id, "at": int(at * 1000)})
-
     async def set_owner(self, conversation_id: str, side: SideName, owner: str) -> None:
         """Whose side it is: an assigned agent's bindings are where the agent's side may go."""
         await self.redis.call("HSET", f"{self._prefix(conversation_id)}s:{conversation_id}:{side}", "o", owner)

@@ -143,21 +143,6 @@ async def test_what_is_filed_and_was_no_mail_has_no_thread(runtime: Runtime) -> 
     assert await runtime.store.mail_thread(conversation) == ()
 
 
-async def test_filing_again_what_was_taken_before_its_arrival_was_kept_keeps_it(runtime: Runtime) -> None:
-    """Whoever filed it may have ended between the two."""
-    parcel, _ = await two_open(runtime)
-    await hear(runtime, "It is broken.")
-    held = await held_id(runtime)
-    conversation = (await runtime.switchboard.conversation(parcel)).conversation.id
-    assert await Holding(runtime.core).file_from(held, conversation, "c", "Ann") == Filed(1, 0)
-    (filed,) = await heard(runtime, parcel)
-    await runtime.store.redis.call("HSET", f"tl:{{s0}}:m:{filed.id}", "ca", int((filed.created_at + 60) * 1000))
-    await runtime.store.update(held, {"fi": "{}"}, {})
-    assert await Holding(runtime.core).file_from(held, conversation, "c", "Ann") == Filed(1, 0)
-    (again,) = await heard(runtime, parcel)
-    assert again.created_at == filed.created_at
-
-
 async def status(runtime: Runtime) -> str:
     """The line of `throughline status` about it."""
     result = await asyncio.to_thread(CliRunner().invoke, throughline, ["status"])

@@ -1,7 +1,7 @@
 -- accept: take one message once, give it its place in the order, make the side due.
 --
 -- ARGV[2]  JSON: conversation c, message m {id, s destination side, k, au, an, b (content, JSON text), cl, xp, ep, lt, uv,
---          og hash of the original on disk or ''},
+--          og hash of the original on disk or '', at when it came in unix milliseconds, 0: now},
 --          nk natural key, nh hash of what was said under it, ttl of the natural key in ms once the conversation is closed,
 --          create {conversation fields, sides c and a with o, ep, ad} or nil, reopen 0/1, queue_max,
 --          pin {ep, ad} or nil: the author wrote there, so the author's side is there now,
@@ -16,6 +16,7 @@
 local FILES_MAX = 200 -- a conversation lists; its messages name theirs in any case
 local A = cjson.decode(ARGV[2])
 local M = A.m
+local CAME = M.at > 0 and math.min(M.at, NOW) or NOW
 local conversation_key = P .. 'v:' .. A.c
 
 if A.nk then
@@ -82,7 +83,7 @@ end
 local sequence = redis.call('HINCRBY', conversation_key, 'sq', 1)
 local key = P .. 'm:' .. M.id
 redis.call('HSET', key, 'v', STANDS, 'c', A.c, 's', M.s, 'k', M.k, 'au', M.au, 'an', M.an, 'b', M.b, 'cl', M.cl, 'st', 'queued',
-  'q', sequence, 'ca', int(NOW), 'xp', int(M.xp), 'ep', M.ep)
+  'q', sequence, 'ca', int(CAME), 'xp', int(M.xp), 'ep', M.ep)
 if A.nk then
   redis.call('HSET', key, 'nk', A.nk)
   redis.call('SET', P .. 'nk:' .. A.nk, M.id .. ' ' .. A.nh)
@@ -110,7 +111,7 @@ end
 if M.s == 'a' and M.k == 'message' and A.quiet ~= 1 then
   redis.call('HSET', conversation_key, 'li', int(NOW))
   if redis.call('HSETNX', conversation_key, 'qu', M.id) == 1 then
-    redis.call('HSET', conversation_key, 'wa', int(NOW))
+    redis.call('HSET', conversation_key, 'wa', int(CAME))
     redis.call('ZADD', P .. 'open', 'XX', int(NOW), A.c)
   end
 elseif M.s == 'c' and M.k == 'message' and A.quiet ~= 1 then

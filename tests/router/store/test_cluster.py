@@ -103,9 +103,6 @@ class Story:
         assert await store.doubt(shard, [self.conversation]) == 1
         await store.affected(shard, [f"{self.conversation}:c"])
         asked = await self.say("asked", SideName.AGENT)
-        await store.keep_arrival(asked, 1.0)
-        found = await store.conversation(self.conversation)
-        assert found is not None and found.waiting_since == 1.0
         assert await store.cancel(asked, "changed_my_mind") == "ok"
         known = await store.known(shard, "third", SMS, "sms:+12025550100", [f"c{shard}-ann"])
         assert known.accepted
