@@ -1,6 +1,8 @@
 """Image, compose, units and locks: they name what exists."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,17 @@ def test_units_start_commands_that_exist(unit: Path) -> None:
     (command,) = re.findall(r"(?m)^ExecStart=/opt/throughline/bin/throughline (\S+)", text)
     assert command == "%i" or command in throughline.commands
     assert "RestartPreventExitStatus=2" in text
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd itself is asked")
+def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
+    """Every section, key and value is one that it knows; only our own program is not where it will be."""
+    for unit in (ROOT / "deploy/systemd").iterdir():
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/throughline/bin/throughline", "/bin/true"))
+    names = ["throughline.service", "throughline@web.service", "throughline-dispatch@sms.service", "throughline.target"]
+    asked = ["systemd-analyze", "verify", "--man=no", *(f"./{name}" for name in names)]
+    found = subprocess.run(asked, cwd=tmp_path, capture_output=True, check=False, timeout=30)
+    assert (found.returncode, found.stderr.decode()) == (0, "")
 
 
 def test_the_image_runs_as_somebody_else_and_says_whether_it_is_well() -> None:
