@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor.js";
 import { ask } from "./api.js";
 import { Empty, Fault, Since, Status, When, useFocusInside } from "./parts.js";
-import { endpoints, failovers, loadEndpoints, loadFailovers, now } from "./state.js";
+import { endpoints, failovers, loadEndpoints, loadFailovers, mayForce, now } from "./state.js";
 import { clock, plain } from "./words.js";
 
 const EXPIRIES = [[900, "15 minutes"], [3600, "1 hour"], [14400, "4 hours"], [86400, "1 day"], [604800, "7 days"]];
@@ -141,6 +141,12 @@ function Running({ one }) {
 }
 
 export function Failovers() {
+  if (!mayForce.value) {
+    return html`<div class="page">
+      <h1>Failovers</h1>
+      <${Empty} title="Not with your role">Ops staff force a failover. You can move a single conversation: open it, and choose <em>Move…</em>.<//>
+    </div>`;
+  }
   const active = (one) => !one.ended_at && new Date(one.expires_at) > now.value;
   const sorted = [...failovers.value].sort((a, b) => active(b) - active(a) || new Date(b.started_at) - new Date(a.started_at));
   return html`<div class="page">

@@ -28,6 +28,14 @@ export const LEG_REASONS = {
   failback: "back home",
   unreachable: "moved: nobody was there",
   rejected: "moved: it was refused elsewhere",
+  undelivered: "moved: it did not arrive elsewhere",
+  no_consent: "moved: they want no messages elsewhere",
+  inbound_down: "moved: answers did not reach us elsewhere",
+  misconfigured: "moved: our settings for the other endpoint are wrong",
+  paced: "moved when there was room",
+  no_route: "there was no way for a while",
+  moved_lately: "moved again after a pause",
+  routed: "where the route led",
 };
 
 export const stateWords = (state) => STATES[state] || state;

@@ -11,6 +11,9 @@ from channels.messages import Address, Channel, InboundMessage
 from health.records import Freeze, StatusRecord
 from health.report import Direction, EndpointId, Status
 from router.domain.conversation import Binding
+from router.domain.reasons import Cause
+from router.planner import MOVES_AT_ONCE
+from router.rendering import OUTAGES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
@@ -394,6 +397,23 @@ async def test_words_without_a_space_widen_no_screen(face: Any, base: str, page:
             if "/" in screen:
                 await page.get_by_role("button", name="Leave it").click()
                 await page.locator(".ways summary").click()
+
+
+async def test_an_agent_is_offered_no_failover_that_would_be_refused(face: Any, base: str, page: Any) -> None:
+    """Also not by its address, which somebody may have sent them; they read what they can do instead."""
+    await _log_in(page, base, face.plain["agent"])
+    await page.goto(f"{base}/console/#/failovers")
+    await page.get_by_text("Ops staff force a failover.").wait_for()
+    assert await page.get_by_role("button", name="Preview").count() == 0
+
+
+async def test_why_a_conversation_is_where_it_is_stands_there_in_words(face: Any, base: str, page: Any) -> None:
+    """Whatever the router writes down as a leg's reason; what somebody wrote themselves stands as it is."""
+    await _log_in(page, base, face.plain["agent"])
+    worded = await page.evaluate("import('/console/words.js').then((words) => Object.keys(words.LEG_REASONS))")
+    parked = {Cause.NO_ROUTE, Cause.PACED, Cause.MOVED_LATELY}
+    rest = {"opened", "wrote_here", "failback", "routed", "unreachable", "rejected", "undelivered"}
+    assert (OUTAGES | parked | MOVES_AT_ONCE | rest) - {""} <= set(worded)
 
 
 async def test_a_session_ends_with_its_key(face: Any, base: str, page: Any) -> None:
