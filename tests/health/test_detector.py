@@ -161,6 +161,15 @@ def test_misconfigured_is_down_at_once_and_says_who_must_act():
     assert play.detector.status is Status.RECOVERING
 
 
+def test_corrected_settings_of_what_cannot_be_probed_show_in_a_send_that_works():
+    """Nothing else can tell."""
+    play = Play(probed=False)
+    assert play.say(V.MISCONFIGURED) is Status.DOWN
+    assert play.wait(600) is Status.DOWN
+    play.say(V.OK)
+    assert play.wait(1) is Status.RECOVERING
+
+
 @pytest.mark.parametrize("witness", [Witness.OUTCOME, Witness.PROBE, Witness.CANARY])
 def test_whoever_must_correct_the_settings_reads_what_was_refused(witness):
     """The vendor's own reason, not that of some failure before it, and never none."""

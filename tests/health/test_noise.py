@@ -1,5 +1,6 @@
 """What is normal for an endpoint, and what is chance: noise takes nothing down, and outages do not become normal."""
 
+import math
 import random
 
 import pytest
@@ -56,6 +57,25 @@ def test_an_outage_does_not_become_normal_while_it_is_noticed():
     tally = talk.detector.snapshot()["tally"]
     assert tally["baseline"]["share"] <= before
     assert tally["baseline"]["pending"] == ""
+
+
+def test_neither_a_recovery_nor_our_own_trouble_teaches_what_is_normal():
+    """What comes out of the first sends after an outage, and of any while we cannot trust ourselves, is no rule."""
+    talk = Talk()
+    while talk.say(ok=False, after_s=1.0) is not Status.DOWN:
+        pass
+    while talk.detector.status is not Status.RECOVERING:
+        talk.say(ok=True, after_s=5.0, witness=Witness.PROBE)
+    talk.send(0.0, 5)
+    assert talk.detector.status is Status.RECOVERING
+    assert talk.detector.snapshot()["tally"]["baseline"]["pending"] == ""
+    doubted = Talk()
+    doubted.send(0.0, 5)
+    before = doubted.detector.snapshot()["tally"]["baseline"]
+    assert before["pending"]
+    doubted.detector.tick(doubted.now, math.inf)
+    doubted.detector.observe(Evidence(E, Direction.OUT, Verdict.FAILURE, Witness.OUTCOME, doubted.now))
+    assert doubted.detector.snapshot()["tally"]["baseline"] == before
 
 
 def test_a_longer_row_is_needed_where_failures_are_normal():
