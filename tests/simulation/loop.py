@@ -188,14 +188,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        step = _Step(callback, args, context or contextvars.copy_context())
+        step = _Step(callback, args, contextvars.copy_context() if context is None else context)
         self._ready.append(step)
         return step
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        step = _Step(callback, args, context or contextvars.copy_context())
+        step = _Step(callback, args, contextvars.copy_context() if context is None else context)
         self._push(when, step)
         return step
 
