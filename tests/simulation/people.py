@@ -1,5 +1,6 @@
 """Customers and agents: what they say, what they were promised, what they agreed to. Their journals are the truth."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -114,6 +115,8 @@ class Talk:
     async def _deliver(self, said: Said, event: InboundMessage) -> None:
         accepted = await self.world.request(lambda web: web.accept(event), said.doors)
         self._promised(said, accepted.message_id, accepted.conversation_id, spooled=not accepted.message_id)
+        if not accepted.message_id and self.conversation_id:
+            await self._write_on(self.hear)
 
     async def _find_conversation(self) -> None:
         """What was only spooled has no conversation yet: the agent looks for it in the list."""
@@ -184,6 +187,14 @@ class Talk:
             self._promised(said, sent.message_id, sent.conversation_id)
         else:
             self._promised(said, sent[1], sent[0], spooled=True)
+            await self._write_on(self.say)
+
+    async def _write_on(self, more: Callable[[], Awaitable[None]]) -> None:
+        """Whose words only a spool has says more, and soon: it must not overtake them."""
+        if self.rng.random() < 0.5:
+            await self.world.sleep(self.rng.uniform(0.0, 8.0))
+            if not self.world.calm:
+                await more()
 
     async def withdraw(self) -> None:
         """STOP on one address."""
