@@ -13,6 +13,7 @@ from router.continuing import FIELD
 from router.domain.conversation import Message, SideName
 
 if TYPE_CHECKING:
+    from router.domain.foresight import NextLeg
     from router.runtime import Runtime
     from router.switchboard import ConversationView
 
@@ -81,6 +82,9 @@ def show(session: Session, identity: str, last: int) -> None:
     async def ask(runtime: "Runtime") -> None:
         view = await runtime.switchboard.conversation(identity, archived_too=True)
         _show_head(view)
+        if (leg := await runtime.switchboard.next_leg(view)) is not None:
+            _show_next(leg, view.customer_side.leg.endpoint)
+        out.print("")
         messages = await _read_end(runtime, view.conversation.id, last)
         if messages and (earlier := messages[0].sequence - 1):
             whole = earlier + len(messages)
@@ -140,8 +144,19 @@ def _show_head(view: "ConversationView") -> None:
     out.print(f"  customer      {plain(view.customer.name or '(no name)')}  {view.customer.id}")
     for name, side in (("customer's side", view.customer_side), ("agent's side", view.agent_side)):
         where = f"{side.leg.endpoint} {side.leg.address}" if side.leg.endpoint else "parked"
-        out.print(f"  {name:<15} {plain(where)}, epoch {side.epoch}, {side.queued} waiting ({side.leg.reason})")
-    out.print("")
+        out.print(f"  {name:<15} {plain(where)}, epoch {side.epoch}, {side.queued} waiting ({plain(side.leg.reason)})")
+
+
+def _show_next(leg: "NextLeg", here: str) -> None:
+    """Where the next message would go; where that is not where the conversation is, what speaks against each other."""
+    until = f", until {clock_time(leg.waits_until)}" if leg.waits_until else ""
+    where = f"to {leg.endpoint}" if leg.endpoint else "nowhere yet"
+    out.print(f"  {'next message':<15} {where}{until}: {leg.reason.words}")
+    if leg.endpoint and leg.endpoint == here:
+        return
+    for choice in leg.route.choices:
+        if not choice.taken:
+            out.print(f"  {'':<15} not {choice.endpoint}: {choice.reason.words}")
 
 
 def _show_message(message: Message) -> None:

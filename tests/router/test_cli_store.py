@@ -146,6 +146,20 @@ def test_what_no_failover_can_be_is_said_before_the_preview(wrong: tuple[str, st
     assert "No forced failover" in words("failover", "list", "--all")
 
 
+def test_show_says_where_the_next_message_goes_and_why_nowhere_else() -> None:
+    """While mail works; and while it is led away from, for somebody who has nothing but mail."""
+    reference = write_mail("My order never came.")
+    shown = words("conversation", "show", reference)
+    assert "next message    to email/sandbox: " in shown
+    assert "not sms/sandbox" not in shown
+    words("failover", "start", "email/sandbox", "--why", "a test", "--for", "5m", "--yes")
+    shown = " ".join(words("conversation", "show", reference).split())
+    assert "next message nowhere yet, until" in shown
+    assert "No endpoint can be used for this person now." in shown
+    assert "not email/sandbox: A forced failover leads away from here." in shown
+    assert "not sms/sandbox: The person has no address on this channel." in shown
+
+
 @pytest.mark.parametrize(
     ("command", "next_step"),
     [
