@@ -256,7 +256,8 @@ class EndpointDetector:
             return self._become(Status.UP, "clean", "")
         if self.status is Status.UNKNOWN and self._ok_at is not None and self._ok_at >= self.since:
             return self._become(Status.UP, "heard", "")
-        silent = self._now - self._heard_at > self._settings.unknown_after_s
+        # That nothing is heard may be the very thing it is accused of: then we do claim to know something.
+        silent = self._now - self._heard_at > self._settings.unknown_after_s and Witness.SILENCE not in self._accused
         if self.status is not Status.UNKNOWN and silent:
             self._ok_at = None
             return self._become(Status.UNKNOWN, "not_heard_lately", "")

@@ -230,9 +230,12 @@ class InboundSilence:
         self._arrivals: deque[float] = deque(maxlen=ARRIVALS_MAX)
         self._seen_at = now
         self._since = now
+        self._silent = False
 
     def arrived(self, at: float) -> None:
-        """One message came in."""
+        """One message came in. It ends a silence: what did not come before it is not held against what comes now."""
+        if self._silent:
+            self._silent, self._since = False, at
         self._arrivals.append(at)
         self._counts[_hour(at)] += 1
 
@@ -240,6 +243,7 @@ class InboundSilence:
         """What is missing, for people; None: nothing is. Call it every few seconds: it also measures exposure."""
         hour = _hour(now)
         silent = self._missing(now, hour)
+        self._silent = silent is not None
         if silent is None:
             # A silence must not teach us that silence is normal; its exposure is not counted.
             self._exposure_h[hour] += min(max(0.0, now - self._seen_at), 60.0) / 3600

@@ -35,7 +35,7 @@ class MonitorTarget:
     canary_bound_s: float = CANARY_BOUND_S
     """A canary that takes longer is lost."""
     silence: bool = False
-    """Enough comes in that silence means something."""
+    """What comes in is watched: where plenty is usual at this hour of the week, silence makes it suspect."""
 
 
 class EndpointWatch:

@@ -342,6 +342,7 @@ def targets_of(
             canary=canary is not None,
             canary_every_s=canary.every_s if canary else 0.0,
             canary_bound_s=longest_s(canary, adapter) if canary else CANARY_BOUND_S,
+            silence=True,
         )
     return targets
 

@@ -4,8 +4,12 @@ import random
 
 import pytest
 
+from health.report import Direction, EndpointId, Evidence, Status, Verdict, Witness
 from health.silence import InboundSilence, PhiAccrual, ReceiptDeficit, poisson_at_most
 from health.thresholds import DetectorSettings
+from health.watch import EndpointWatch, MonitorTarget
+
+MAIL = EndpointId("email/support")
 
 
 def first_over(phi, now, threshold=8.0):
@@ -116,6 +120,29 @@ def test_inbound_silence_is_noticed_where_plenty_was_usual_a_week_ago(rate, with
     ended = WEEK_S + 4 * 3600
     spoke = next(now for now in range(ended, ended + 3600, 5) if silence.test(float(now)))
     assert spoke - ended <= within_s
+
+
+def play_inbound(watch, begins, ends, every_s=0):
+    """Ticks each second, and a message each `every_s` (0: none); every transition."""
+    found = []
+    for now in range(begins, ends):
+        if every_s and now % every_s == 0:
+            found += watch.observe(Evidence(MAIL, Direction.IN, Verdict.OK, Witness.OUTCOME, float(now)))
+        found += watch.tick(float(now), 0.0)
+    return [(one.at, one.after, one.reason) for one in found if one.direction is Direction.IN]
+
+
+def test_an_endpoint_nothing_comes_in_from_any_more_is_suspect_once_until_something_comes():
+    """For as long as it lasts, and no longer: the first message ends it, though an hour's worth is missing."""
+    target = MonitorTarget("acme", directions=frozenset({Direction.OUT, Direction.IN}), silence=True)
+    watch = EndpointWatch(MAIL, target, DetectorSettings(), now=0.0, random=lambda: 0.5)
+    watch.silence.restore({"counts": [360.0] * 168, "exposure_h": [1.0] * 168})
+    assert [after for _, after, _ in play_inbound(watch, 0, 1800, every_s=10)] == [Status.UP]
+    ((at, after, reason),) = play_inbound(watch, 1800, 9000)
+    assert (after, reason) == (Status.SUSPECT, "inbound_silent")
+    assert at - 1800 <= 300
+    ((at, after, _),) = play_inbound(watch, 9000, 12600, every_s=10)
+    assert (at, after) == (9000, Status.UP)
 
 
 def test_a_quiet_night_is_no_silence():
