@@ -19,7 +19,10 @@ class _Bucket:
     tokens: float
     rate: float
     own_traffic: float = 0.0
+    """Messages a second that were sent there, less what was moved there."""
     at: float = 0.0
+    moved: float = 0.0
+    """Messages moved there that its traffic was not told of yet."""
 
 
 @dataclass(slots=True)
@@ -71,15 +74,18 @@ class Pace:
             bucket.rate = learn_rate(
                 bucket.rate, capabilities.rate_per_s, throttled=endpoint in throttled, elapsed=elapsed
             )
-            traffic = sent.get(endpoint, 0.0)
-            bucket.own_traffic += SMOOTH * (traffic - bucket.own_traffic)
+            if elapsed > 0:
+                own = sent.get(endpoint, 0.0) - bucket.moved / elapsed
+                bucket.own_traffic += SMOOTH * (own - bucket.own_traffic)
+                bucket.moved = 0.0
 
     def budgets(self, now: float) -> dict[EndpointId, float]:
-        """The tokens each target has now. What was moved there is its own traffic from then on."""
+        """The tokens each target has now."""
         found = {}
         for endpoint in self.capabilities:
             bucket = self._bucket(endpoint, now)
-            rate = spare_rate(bucket.rate, bucket.own_traffic)
+            # What is moved is sent a little later: until then it counts as less than nothing.
+            rate = spare_rate(bucket.rate, max(0.0, bucket.own_traffic))
             bucket.tokens = refill(bucket.tokens, rate, max(1.0, bucket.rate * BURST_S), now - bucket.at)
             bucket.at = now
             found[endpoint] = bucket.tokens
@@ -90,6 +96,7 @@ class Pace:
         for endpoint, tokens in spent.items():
             if endpoint in self._buckets:
                 self._buckets[endpoint].tokens -= tokens
+                self._buckets[endpoint].moved += tokens
 
     def _bucket(self, endpoint: EndpointId, now: float) -> _Bucket:
         bucket = self._buckets.get(endpoint)

@@ -33,3 +33,20 @@ def test_a_throttled_rate_comes_back_in_thirty_seconds(moves_per_s: int) -> None
             pace.budgets(second + part / moves_per_s)
     assert [rates[after] for after in (-1, 0, 1, 10, 29)] == pytest.approx([10.0, 7.0, 7.1, 8.0, 9.9])
     assert rates[30] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_what_is_moved_there_leaves_its_room_to_others_that_are_moved(each: int) -> None:
+    """In a long storm 80 % of what a target takes is used, its own traffic and notices included, not half of it."""
+    pace = Pace({MAIL: Capabilities(Channel.EMAIL, "acme", 100_000, 5.0, rate_per_s=10.0)})
+    begun, lately = 0.0, []
+    for step in range(4 * 120):
+        now = 3600.0 + step / 4
+        if step % 4 == 0:
+            pace.hear([Beat("dispatch-1", "dispatch", now, {str(MAIL): [int(begun), 0, 0]})], now)
+        moved = max(0, int(pace.budgets(now)[MAIL]))
+        pace.spend({MAIL: float(moved)})
+        sent = 2.0 / 4 + each * moved  # two a second of its own; a notice goes before what is moved
+        begun += sent
+        lately = [*lately, sent][-4 * 60 :]
+    assert sum(lately) / 60 == pytest.approx(8.0, rel=0.12)
