@@ -276,6 +276,9 @@ def find_settings_file(path: Path | None) -> Path | None:
     )
 
 
+UNREADABLE_TOML = "a number in it has thousands of digits, or its lists stand in each other too deeply"
+
+
 def read_settings_file(file: Path) -> dict[str, Any]:
     """The file's tables as they stand.
 
@@ -291,6 +294,8 @@ def read_settings_file(file: Path) -> dict[str, Any]:
         return tomllib.loads(octets.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: this is not valid TOML: {error}. Correct that line.") from error
+    except (ValueError, RecursionError) as error:  # its reader says no more of these, not even where they stand
+        raise SettingsError(f"{file}: {UNREADABLE_TOML}. Correct it.") from error
     except OSError as error:
         raise SettingsError(f"{file}: cannot be read: {error.strerror}. Check who may read it.") from error
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 ENVIRONMENT_PREFIX = "THROUGHLINE_"
 QUIET_WORDS = ("secret", "password", "token", "key", "url")
 """A field with one of these in its name is never quoted back: it may hold a credential."""
-VALUE_LENGTH_MAX = 60
+VALUE_LENGTH_MAX = NAME_LENGTH_MAX = 60
 
 Details = Mapping[str, Any]
 """One of `ValidationError.errors()`: `type`, `loc`, `msg`, `input`, and `ctx` where the type has bounds."""
@@ -109,7 +109,7 @@ def _without_echoes(faults: Sequence[Details]) -> list[Details]:
 
 
 def _describe(fault: Details, where: str, model: type[BaseModel], environment: Mapping[str, str]) -> str:
-    location = [str(part) for part in fault["loc"]]
+    location = [_shorten(str(part)) for part in fault["loc"]]
     if location[:1] == ["endpoints"] and len(location) > 1:
         return _describe_endpoint(fault, where, location)
     variable = _variable_of(location, environment)
@@ -122,6 +122,11 @@ def _describe(fault: Details, where: str, model: type[BaseModel], environment: M
         return f"{source}: {_what_is_wrong(fault)}."
     meaning = f" Meaning: {field.description}{_default(field)}." if field is not None and field.description else ""
     return f"{source}: {place} {_what_is_wrong(fault)}{_quoted(location[-1], fault)}.{meaning}"
+
+
+def _shorten(name: str) -> str:
+    """No setting has a name that long."""
+    return name if len(name) <= NAME_LENGTH_MAX else name[: NAME_LENGTH_MAX - 1] + "…"
 
 
 def _describe_endpoint(fault: Details, where: str, location: list[str]) -> str:

@@ -33,7 +33,7 @@ def parse_catalogue(text: str, file: str) -> dict[str, str]:
         raise WordingError(file, "", f"has more than {CATALOGUE_MAX} characters", "Keep only texts in it.")
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and lists in lists in lists
         raise WordingError(file, "", f"is not TOML: {error}", "Put each text in quotes, one a line.") from error
     texts: dict[str, str] = {}
     for name, table in tables.items():

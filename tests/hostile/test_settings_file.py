@@ -111,6 +111,19 @@ def test_no_octets_make_reading_the_settings_fall_over(folder: Path) -> None:
             assert line.startswith((str(folder), "data_dir")), (case.name, line)
 
 
+@pytest.mark.parametrize("words", [b"9" * 5000, b"[" * 20_000 + b"]" * 20_000], ids=["number", "lists"])
+def test_what_no_reader_of_toml_can_hold_is_said_in_words(folder: Path, words: bytes) -> None:
+    """Python's own reader breaks on these in its own ways."""
+    assert "thousands of digits, or its lists" in load(folder, b"redis_url = " + words, "absurd")
+
+
+def test_a_name_of_thousands_of_letters_is_not_repeated_whole(folder: Path) -> None:
+    """Neither a setting's nor an endpoint's."""
+    octets = f"{'x' * 6000} = 1\n[dispatch]\n{'y' * 6000} = 1\n[[endpoints]]\nprovider = 'smtp'\n{'z' * 6000} = 1\n"
+    words = load(folder, octets.encode(), "long names")
+    assert [sign for sign in "xyz" if sign * 40 in words] == list("xyz")
+
+
 def _places(table: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Of every value in tables and lists."""
     found = [place] if place else []
