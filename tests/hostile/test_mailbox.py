@@ -188,6 +188,9 @@ UNREADABLE = {
     "a date that is a number": edited(b"UID FETCH", b'"[^"]*"', b"5"),
     "a literal of two gigabytes": edited(b"UID FETCH", rb"\{\d+\}", b"{2000000000}"),
     "a literal beyond counting": edited(b"UID FETCH", rb"\{\d+\}", b"{99999999999999999999999}"),
+    "a literal far longer than was asked for": instead(
+        b"UID FETCH", b"* 1 FETCH (UID 2 BODY[]<0> {3000000}\r\n" + b"x" * 3_000_000 + b")\r\nTAGGED"
+    ),
     "a literal longer than it is": edited(b"UID FETCH", rb"\{\d+\}", b"{60000}"),
     "a literal shorter than it is": edited(b"UID FETCH", rb"\{\d+\}", b"{7}"),
     "mail without end": instead(b"UID SEARCH", (b"* 1 FETCH (FLAGS (" + b"x" * 500 + b"))\r\n") * 5000 + b"TAGGED"),

@@ -188,3 +188,12 @@ async def test_a_side_that_a_script_stumbles_over_waits_alone(desk: Desk) -> Non
     await desk.runtime.store.redis.call("ZADD", "tl:{s0}:d:@plan", 1, f"{broken.conversation_id}:c")
     await Planner(desk.runtime.core, asyncio.Event()).step(0)
     assert await desk.endpoint_of(sound) == SMS
+
+
+async def test_where_it_would_go_is_not_told_of_whom_nobody_can_read(desk: Desk) -> None:
+    """The agents' screen shows the conversation all the same."""
+    opened = await desk.open("ann", mailbox("ann"))
+    view = await desk.runtime.switchboard.conversation(opened.conversation_id)
+    assert await desk.runtime.switchboard.next_leg(view) is not None
+    await desk.damage("bd", await desk.customer_of(opened), str(mailbox("ann")), "{")
+    assert await desk.runtime.switchboard.next_leg(view) is None

@@ -12,6 +12,8 @@ from channels.messages import Address, Channel, OutboundMessage, Receipt
 from health.records import StatusRecord
 from health.report import Direction, EndpointId, Evidence, Status, Transition, Verdict, Witness
 from router.domain.conversation import Binding
+from router.mover import Mover
+from router.pace import Pace
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings
 from router.store.asked import LeaseTerms, Settlement
@@ -110,3 +112,17 @@ async def test_whoever_takes_over_recalls_what_was_lost_before(
         await asyncio.gather(supervising, return_exceptions=True)
     message = await runtime.switchboard.message(message_id)
     assert message.possible_duplicate, message
+
+
+async def test_what_was_under_way_when_it_was_recalled_is_recalled_as_well(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender settled it a moment after the first look: it is lost like the others."""
+    longest_s = runtime.core.settings.dispatch.gate_s + runtime.core.capabilities[SMS].io_s
+    monkeypatch.setattr("router.supervisor.RECALL_SLACK_S", -longest_s)  # it is settled by now
+    master, pace = supervisor(runtime, "supervise-1"), Pace(runtime.core.capabilities)
+    await master._recall_lost(SMS, runtime.clock.now())
+    message_id = await sent(runtime, "ann")
+    await master.step(master.make_monitor(), Mover(runtime.core, pace), pace)
+    message = await runtime.switchboard.message(message_id)
+    assert (message.state, message.possible_duplicate) == ("unknown", True)

@@ -21,6 +21,7 @@ from channels.messages import (
 from health.report import EndpointId
 from router.core import Invalid
 from router.domain.conversation import TEXT_MAX, Binding, Customer, Message, SideName
+from router.mail_threads import conversation_of_mail
 from router.receipts import take_receipt
 from router.runtime import Runtime
 from router.store.asked import LeaseTerms, Settlement
@@ -396,3 +397,21 @@ async def test_the_names_of_files_leave_room_for_what_was_said(
     assert (
         message.content.text.startswith("The pump is leaking.\n[not kept: 10-long") and len(message.content.text) <= 160
     )
+
+
+async def test_a_mail_whose_taker_died_before_remembering_it_is_known_by_its_answers(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is delivered again finishes what was begun: else nobody would know what an answer to it belongs to."""
+
+    async def die(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    sender, vendor_id = Address(Channel.EMAIL, "ann@customer.test"), "<1@customer.test>"
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr("router.reception.remember_mail", die)
+        await hear(runtime, "Where is it?", sender, vendor_id=vendor_id)
+    assert not await conversation_of_mail(runtime.core, MAIL, vendor_id)
+    again = await hear(runtime, "Where is it?", sender, vendor_id=vendor_id)
+    assert again.duplicate
+    assert await conversation_of_mail(runtime.core, MAIL, vendor_id) == again.conversation_id != ""

@@ -100,6 +100,43 @@ async def test_redis_is_believed_again_however_often_it_is_asked(keys: ApiKeys, 
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.usefixtures("short_silence")
+async def test_a_session_that_was_ended_is_not_believed_while_redis_is_silent(keys: ApiKeys, redis_url: str) -> None:
+    """Whoever logged out has left the desk to somebody else."""
+    _, plain = await keys.create(Role.AGENT, "Ann")
+    key = await keys.check(plain)
+    assert key is not None
+    token, begun = await keys.begin_session(key)
+    assert await keys.session(token) == begun
+    await keys.end_session(token)
+    await _silence(redis_url, 600)
+    assert await keys.session(token) is None
+
+
+async def test_a_session_that_is_used_lasts_on(keys: ApiKeys, redis_url: str) -> None:
+    """Nobody is sent to the login page in the middle of a shift."""
+    _, plain = await keys.create(Role.AGENT, "Ann")
+    key = await keys.check(plain)
+    assert key is not None
+    token, begun = await keys.begin_session(key)
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.expire(keys._session(token), 60)
+        assert await keys.session(token) == begun
+        assert await client.ttl(keys._session(token)) > api_keys.SESSION_TTL_S - 60
+
+
+async def test_no_more_keys_and_sessions_are_remembered_than_may_be(
+    keys: ApiKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latest; whoever logs in and out all day fills no memory."""
+    monkeypatch.setattr(api_keys, "VERIFIED_MAX", 2)
+    for name in ("Ann", "Bob", "Cem"):
+        key = await keys.check((await keys.create(Role.AGENT, name))[1])
+        assert key is not None
+        await keys.begin_session(key)
+    assert (len(keys._remembered), len(keys._sessions)) == (2, 2)
+
+
 @pytest.mark.parametrize("bearer", ["", "tl_", "tl_0000000000_", "tl_0000000000_" + "A" * 43, "x" * 10_000, "tl_\n_"])
 async def test_what_is_no_key_is_nobodys(keys: ApiKeys, bearer: str) -> None:
     """Malformed and unknown keys are None, never an error."""
