@@ -6,7 +6,7 @@ from dataclasses import replace
 import structlog
 
 from channels.messages import Address, Channel
-from channels.text import one_line
+from channels.text import clean_text, one_line
 from health.report import EndpointId
 from router.addresses import normalise
 from router.core import Core, Invalid, NotFound
@@ -76,6 +76,11 @@ class PeopleDesk:
         ids = await self.core.people.at(normal.address, endpoint)
         found = [await self.core.people.customer(one) for one in ids if one.startswith("c")]
         return [one for one in found if one is not None]
+
+    async def learn_name(self, customer_id: str, name: str) -> None:
+        """What somebody without a name calls themselves, up to 200 characters of it; a name that stands stays."""
+        if name := " ".join(clean_text(name).split())[:NAME_MAX]:
+            await self.core.people.learn_name(customer_id, name)
 
     async def set_binding(self, customer_id: str, binding: Binding, *, who: str = "") -> Customer:
         """Add or replace a binding; withdrawn consent holds from the next lease on. The journal says `who` did it.

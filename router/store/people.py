@@ -57,12 +57,11 @@ class People:
             return None
         return codec.load_customer(customer_id, row, bindings)
 
-    async def describe(self, customer_id: str, *, name: str = "", locale: str = "") -> None:
-        """Set a name or a locale that we learned."""
+    async def learn_name(self, customer_id: str, name: str) -> None:
+        """Set the name of a customer who is there and has none."""
         key = f"{keys.shard(shard_of(customer_id))}cu:{customer_id}"
-        for field, value in (("n", name), ("l", locale)):
-            if value:
-                await self.redis.call("HSET", key, field, value)
+        if await self.redis.call("HGET", key, "n") == "":
+            await self.redis.call("HSET", key, "n", name)
 
     async def set_binding(self, customer_id: str, binding: Binding) -> None:
         """Add or replace a binding; withdrawn consent holds from the next lease on.

@@ -84,6 +84,7 @@ async def leave_details(
     channels = [one.channel for one in unproven]
     if any(channels.count(address.channel) >= LEFT_MAX for address in new):
         return "enough"
+    await switchboard.learn_name(customer.id, details.name)
     for address in new:
         await _bind(switchboard, customer.id, address, locale)
     left = [*earlier, *(_Left.of(session, one) for one in addresses if one not in known or not known[one].verified)]

@@ -158,6 +158,9 @@ class FakeSwitchboard:
     async def transcript(self, identity: str, *, before_sequence: int, limit: int) -> list[Message]:
         return [m for m in self.messages[identity] if not before_sequence or m.sequence < before_sequence][-limit:]
 
+    async def learn_name(self, customer_id: str, name: str) -> None:
+        self.customers[customer_id] = replace(self.customers[customer_id], name=name)
+
     async def set_binding(self, customer_id: str, binding: Binding) -> Customer:
         if binding.address in self.agents:
             raise Invalid("agents_address", "This address is an agent's.")

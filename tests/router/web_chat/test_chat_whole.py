@@ -120,6 +120,17 @@ async def test_the_talk_goes_to_the_number_that_was_left_and_the_browser_is_told
     assert (await browser.expect("place"))["here"], "who writes in chat has it back in chat"
 
 
+async def test_a_name_left_after_the_first_message_is_the_customers_unless_they_have_one(shop):
+    """On one line, and only as long as a name is; the next one who sits there does not change it."""
+    browser = await shop.connect()
+    await browser.say("Hello")
+    reference = (await browser.expect("place"))["reference"]
+    for name in (" Dana\r\nVogt ", "Mallory"):
+        await browser.send(type="details", name=name, consent=True)
+        await browser.expect("details_taken")
+        assert (await shop.runtime.switchboard.conversation(reference)).customer.name == "Dana Vogt"
+
+
 async def test_an_outbox_that_was_lost_is_delivered_from_its_beginning(shop):
     browser = await shop.connect()
     await browser.say("Hello")
