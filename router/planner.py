@@ -1,11 +1,13 @@
 """Decides routes for sides that need one: refused, came back, unconsented, parked. Any process may run it."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from channels.messages import Channel
+from health.report import Status
 from router.core import CONSOLE_ENDPOINT, Core
 from router.domain.conversation import Agent, Binding, Leg, MessageClass, SideName
 from router.domain.ids import new_id, shard_of
@@ -24,6 +26,8 @@ UNREACHABLE_S = 7 * 24 * 3600.0
 MISCONFIGURED_PARK_S = 5.0
 MOVES_AT_ONCE = frozenset({"rejected", "unreachable", "undelivered", "no_consent", ""})
 """What is about this message or this address, not about an endpoint's health, waits for no minute."""
+ITS_OWN_REASONS = MOVES_AT_ONCE | {"misconfigured"}
+"""Of being moved; all others only say what was waited for."""
 CONTENT_REASONS = frozenset(
     {Reason.EXCLUDED_BY_ATTEMPT, Reason.NO_BINDING, Reason.BOUND_ELSEWHERE, Reason.TEXT_TOO_LONG, Reason.CLASS_FORBIDS}
 )
@@ -94,6 +98,18 @@ def place_for(choice: Choice, bindings: tuple[Binding, ...]) -> str:
     """How the records write the chosen address."""
     binding = bindings[choice.binding]
     return place(binding.address, binding.endpoint)
+
+
+def reason_of(facts: SideFacts, views: Sequence[EndpointView]) -> str:
+    """Why a side goes elsewhere now: what only waited for its turn, or for a way, still leaves what is broken."""
+    left = next((view for view in views if view.id == facts.endpoint), None)
+    if facts.why in ITS_OWN_REASONS or left is None:
+        return facts.why or "routed"
+    if left.forced == "down":
+        return "forced"
+    if left.status_out is Status.DOWN:
+        return "failover"
+    return "inbound_down" if left.status_in is Status.DOWN else facts.why
 
 
 @dataclass(slots=True)
@@ -172,7 +188,7 @@ class Planner:
             return park, self._decision(facts, DecisionKind.PARKED, route, now, "Moved less than a minute ago.")
         if best is not None and best.address is not None:
             await self.core.unverified.begin(bindings[best.binding], now)
-            reason = facts.why or "routed"
+            reason = reason_of(facts, views)
             change = Rebind(
                 facts.conversation_id,
                 facts.side,
