@@ -74,7 +74,6 @@ def canary_back(token: str) -> str:
 
 AGENTS = "tl:agents"
 FAILOVERS = "tl:failovers"
-SHARDS_OF_CUSTOMERS = "tl:shards"
 BEAT = "tl:beat"
 """When a job of the clockwork last went through, Unix seconds."""
 WENT_BACK = "tl:wentback"

@@ -48,11 +48,6 @@ class Reading:
         row = await self._hash(f"{self._prefix(conversation_id)}v:{conversation_id}")
         return codec.load_conversation(conversation_id, row) if row else None
 
-    async def is_hidden(self, conversation_id: str) -> bool:
-        """Whether it only holds what cannot be matched yet."""
-        key = f"{self._prefix(conversation_id)}v:{conversation_id}"
-        return bool(await self.redis.call("HGET", key, "hd") == "1")
-
     async def side(self, conversation_id: str, name: SideName) -> Side | None:
         """One side with its queue, or None."""
         prefix = self._prefix(conversation_id)
