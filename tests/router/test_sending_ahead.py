@@ -136,13 +136,15 @@ async def test_what_was_leased_ahead_of_a_hang_is_given_back_in_a_second(desk: D
     """A leased side cannot be moved: it must not share the fate of those that are being sent."""
     await seed(desk.runtime.store, 200, 1)
     desk.vendor.hangs_from = 100
-    waited = False
+    waited = quick_still = False
 
     async def waits_no_longer() -> bool:
-        nonlocal waited
+        nonlocal waited, quick_still
         hangs = desk.vendor.begun >= 103
         waited = waited or (hangs and desk.sender._unsent > IN_FLIGHT)
+        quick_still = desk.sender._is_quick
         return waited and desk.sender._unsent == IN_FLIGHT
 
     await desk.work(waits_no_longer, 3.0)
+    assert not quick_still, "nothing more is leased ahead"
     assert len(desk.vendor.taken) < 200
