@@ -21,6 +21,7 @@ from router.sender import Sender
 from router.store import keys
 from router.store.redis import StoreUnavailable
 from router.switchboard import Switchboard
+from router.trouble import Trouble
 from router.workers import keep_beating, worker_name
 
 if TYPE_CHECKING:
@@ -77,12 +78,14 @@ class Dispatcher:
 
     async def _hear_bells(self, senders: Mapping[EndpointId, Sender], planner: Planner) -> None:
         """Bells only save waiting: every loop also looks by itself."""
+        hearing = Trouble("bell", log)
         while True:
             pubsub = None
             try:
                 pubsub = await self.core.store.redis.subscribe(
                     *(keys.bell(number) for number in range(self.core.store.shards))
                 )
+                hearing.worked()
                 while True:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=2.0)
                     if message is None:
@@ -93,7 +96,7 @@ class Dispatcher:
                     elif (sender := senders.get(EndpointId(rung))) is not None:
                         sender.bell.set()
             except (RedisError, OSError, TimeoutError) as error:
-                log.warning("bell.lost", error=type(error).__name__)
+                hearing.failed(error)
                 await self.core.clock.sleep(1.0)
             finally:
                 if pubsub is not None:

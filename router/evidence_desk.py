@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 from channels.tools import Clock
 from health.board import Board, BoardFull
 from health.report import Evidence, Report
+from router.trouble import Trouble
 
 WAITING_MAX = 10_000
 """Evidence that may wait while Redis is away; older evidence is dropped first: it would be stale anyway."""
@@ -27,7 +28,7 @@ class EvidenceDesk:
         self._evidence: list[Evidence] = []
         self._reports: list[Report] = []
         self._wake = asyncio.Event()
-        self._away = False
+        self._carrying = Trouble("evidence", log)
 
     def say(self, evidence: Evidence) -> None:
         """Record evidence soon."""
@@ -45,7 +46,7 @@ class EvidenceDesk:
             await self._wake.wait()
             self._wake.clear()
             await self.flush()
-            await self._clock.sleep(AWAY_PAUSE_S if self._away else PAUSE_S)
+            await self._clock.sleep(AWAY_PAUSE_S if self._carrying.failures else PAUSE_S)
 
     async def flush(self) -> None:
         """Carry what is there now; what Redis does not take stays for the next time."""
@@ -59,16 +60,12 @@ class EvidenceDesk:
                 await self._push(reports[0])
                 reports.pop(0)
         except (RedisError, OSError, TimeoutError) as error:
-            if not self._away:
-                log.warning("evidence.kept_back", count=len(evidence) + len(reports), error=type(error).__name__)
-            self._away = True
+            self._carrying.failed(error)
             self._evidence = (evidence + self._evidence)[-WAITING_MAX:]
             self._reports = (reports + self._reports)[-WAITING_MAX:]
             self._wake.set()
         else:
-            if self._away:
-                log.info("evidence.carried_again")
-            self._away = False
+            self._carrying.worked()
 
     async def _push(self, report: Report) -> None:
         try:

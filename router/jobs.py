@@ -37,6 +37,7 @@ from router.settings import Settings, default_broker_url, load_settings
 from router.store import keys
 from router.store.connecting import connect, disconnect, read_address
 from router.store.store import Store
+from router.trouble import Trouble
 from router.workers import BEAT_S, tell_records, worker_name
 
 QUEUE: Final = "throughline.clockwork"
@@ -383,7 +384,7 @@ class _SignOfLife(threading.Thread):
     async def _beat(self) -> None:
         client = connect(self._redis_url)
         board = Board(client)
-        began = time.monotonic()
+        began, beating = time.monotonic(), Trouble("beat", log)
         while not self._over.is_set():
             reserve_metric_files()
             try:
@@ -395,7 +396,9 @@ class _SignOfLife(threading.Thread):
                 elif await client.ping() and idle_s > STUCK_S:
                     self._end(f"no job went through for {idle_s:.0f} s")
             except (RedisError, OSError, TimeoutError) as error:
-                log.warning("beat.failed", error=type(error).__name__)
+                beating.failed(error)
+            else:
+                beating.worked()
             await asyncio.to_thread(self._over.wait, BEAT_S)
         with contextlib.suppress(RedisError, OSError, TimeoutError):  # it lapses by itself
             await board.forget_worker(self._worker)

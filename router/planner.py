@@ -19,6 +19,7 @@ from router.store.codec import UNREADABLE, Notice, SideFacts, read_place
 from router.store.keys import place
 from router.store.redis import StoreUnavailable
 from router.store.store import BATCH_MAX
+from router.trouble import Trouble
 
 POLL_S = 0.5
 UNREACHABLE_S = 7 * 24 * 3600.0
@@ -121,6 +122,7 @@ class Planner:
 
     async def run(self) -> None:
         """Plan until cancelled."""
+        planning = Trouble("plan", log)
         while True:
             self.bell.clear()  # before looking: what rings while we look is looked at next
             taken = 0
@@ -128,11 +130,13 @@ class Planner:
                 for shard in range(self.core.store.shards):
                     taken += await self.step(shard)
             except StoreUnavailable as error:
-                log.warning("plan.failed", error=str(error))
+                planning.failed(error)
                 await self.core.clock.sleep(1.0)
             except Exception:  # the loop's rim: the sides are claimed for 5 s only, then planned again
                 log.exception("plan.broke")
                 await self.core.clock.sleep(1.0)
+            else:
+                planning.worked()
             if not taken:
                 try:
                     async with asyncio.timeout(POLL_S):

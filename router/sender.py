@@ -23,6 +23,7 @@ from router.store.codec import Leased
 from router.store.redis import StoreUnavailable
 from router.store.store import BATCH_MAX
 from router.telemetry import ATTEMPT_SECONDS, ATTEMPTS
+from router.trouble import Trouble
 
 SLACK_S = 2.0
 """A lease lasts gate + io + this."""
@@ -97,12 +98,14 @@ class Sender:
     """Leases whose answer has not come, by shard: under which name they were asked for, and when."""
     _settling: Settling = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(init=False)
+    _leasing: Trouble = field(init=False)
 
     def __post_init__(self) -> None:
         """What ends in one process is settled together; its lines share a logger, which costs half of a new one."""
         self._settling = Settling(self.core.store)
         self._room = asyncio.Semaphore(self.in_flight)
         self._log = log.bind(endpoint=self.endpoint)
+        self._leasing = Trouble("lease", self._log)
 
     @property
     def terms(self) -> LeaseTerms:
@@ -153,13 +156,14 @@ class Sender:
                 for shard in range(self.core.store.shards):
                     taken += await self._lease(shard)
             except StoreUnavailable as error:
-                log.warning("lease.failed", endpoint=self.endpoint, error=str(error))
+                self._leasing.failed(error)
                 await self.core.clock.sleep(1.0)
                 continue
             except Exception:  # the loop's rim: a record that the script stumbles over must not stop other endpoints
                 log.exception("lease.broke", endpoint=self.endpoint)
                 await self.core.clock.sleep(1.0)
                 continue
+            self._leasing.worked()
             if taken and self._more and self._idle and self._room_to_lease > 0:
                 continue
             try:

@@ -13,6 +13,7 @@ from router.core import Core
 from router.metric_files import reserve_metric_files
 from router.store import codec
 from router.telemetry import LOOP_LAG_SECONDS
+from router.trouble import Trouble
 
 BEAT_S = 1.0
 
@@ -43,13 +44,16 @@ async def keep_beating(
     core: Core, worker: str, role: str, facts: Callable[[], Mapping[str, object]] = _no_facts
 ) -> None:
     """Beat every second until cancelled, with what this worker has to tell; at a clean end, take the name away."""
+    beating = Trouble("beat", log)
     try:
         while True:
             reserve_metric_files()
             try:
                 await core.board.beat(worker, role, core.clock.now(), {**facts(), **tell_records()})
             except (RedisError, OSError, TimeoutError, BoardFull) as error:
-                log.warning("beat.failed", error=type(error).__name__)
+                beating.failed(error)
+            else:
+                beating.worked()
             planned = core.clock.monotonic() + BEAT_S
             await core.clock.sleep(BEAT_S)
             LOOP_LAG_SECONDS.labels(role).set(max(0.0, core.clock.monotonic() - planned))

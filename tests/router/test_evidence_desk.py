@@ -39,10 +39,10 @@ async def test_an_outage_of_redis_is_told_once_and_what_was_said_arrives(redis_u
         desk.say(said)
         await until(lambda: len(clock.slept) >= 5)
         desk._board = Board(back)
-        await until(lambda: "evidence.carried_again" in {line["event"] for line in lines})
+        await until(lambda: "evidence.works_again" in {line["event"] for line in lines})
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert [line["event"] for line in lines] == ["evidence.kept_back", "evidence.carried_again"]
+    assert [line["event"] for line in lines] == ["evidence.failed", "evidence.works_again"]
     assert min(clock.slept[:5]) >= 0.5
     assert [pieces for _, pieces in await Board(back).read_evidence(BEGINNING)] == [[said]]
     await back.aclose()
