@@ -74,6 +74,40 @@ async def test_an_agents_mail_is_said_to_the_customer(runtime: Runtime) -> None:
     assert [one.content.text for one in await said(runtime, conversation)] == ["In Lyon."]
 
 
+async def test_an_agents_address_is_nobody_elses_whichever_customer_has_it(runtime: Runtime) -> None:
+    """As none may by now. Without a token nobody knows to whom an agent speaks, and least of all to that customer."""
+    await answered_by_mail(runtime)
+    await runtime.core.people.create(Customer("c0-ANN", "Ann", "en", (Binding(AGENT, verified=True),), 1.0))
+    anns = await opened_with(runtime, "c0-ANN")
+    assert not (await hear(runtime, "In Lyon.", AGENT)).conversation_id
+    found = await runtime.switchboard.transcript(anns)
+    assert [one.content.text for one in found] == ["Hello."]
+
+
+async def opened_with(runtime: Runtime, customer_id: str) -> str:
+    """A conversation that an agent begins; its first message waits to be sent."""
+    sent = await runtime.switchboard.open_conversation(
+        customer_id, subject="", text="Hello.", author="a", author_name="Bo", idempotency_key="k"
+    )
+    return sent.conversation_id
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["before we wrote there", "after it"])
+async def test_what_comes_from_a_claimed_number_is_its_owners_until_we_have_written_there(
+    runtime: Runtime, sent: bool
+) -> None:
+    """Anybody may claim a number in a form: what its owner writes to us must not stand in the claimant's matter."""
+    claimed = [Binding(NUMBER, verified=False)]
+    mallory = await runtime.switchboard.create_customer(name="Mallory", locale="en", bindings=claimed)
+    conversation = await opened_with(runtime, mallory.id)
+    if sent:
+        (leased,) = await runtime.core.store.lease(SMS, "w", 1, TERMS)
+        end = Settlement(leased.conversation_id, leased.side, leased.message_id, leased.number, leased.fence, "sent")
+        await runtime.core.store.settle(0, [end])
+    accepted = await hear(runtime, "My card was stolen.")
+    assert (accepted.conversation_id == conversation) is sent
+
+
 async def test_an_agents_out_of_office_is_not_said_to_the_customer(runtime: Runtime) -> None:
     """Two mailboxes that answer by themselves would talk for ever, in our name (RFC 3834, section 2)."""
     conversation = await answered_by_mail(runtime)
