@@ -2,14 +2,17 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
+from health.report import EndpointId
 from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.settings import Settings, load_settings
 
 
 @pytest.fixture
@@ -40,3 +43,16 @@ async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
     async with open_runtime(load_settings(), "web") as opened:
         yield opened
+
+
+@pytest.fixture
+def open_over(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., AbstractAsyncContextManager[Runtime]]:
+    """Opens a router over these adapters, in the place of any that settings name; more is told to `open_runtime`."""
+
+    def open_one(adapters: Mapping[EndpointId, Any], role: str, **more: Any) -> AbstractAsyncContextManager[Runtime]:
+        monkeypatch.setattr("router.runtime._adapters", lambda *_: adapters)
+        return open_runtime(Settings(redis_url=redis_url, data_dir=tmp_path, secret="s" * 40), role, **more)
+
+    return open_one

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +16,7 @@ from router.domain.conversation import Binding, SideName
 from router.mover import Mover
 from router.pace import Pace
 from router.planner import Planner
-from router.runtime import Runtime, open_runtime
-from router.settings import Settings
+from router.runtime import Runtime
 from router.store.asked import LeaseTerms, Settlement
 from router.supervisor import Supervisor
 from router.switchboard import Sent
@@ -74,15 +73,13 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+async def desk(open_over: Any) -> AsyncIterator[Desk]:
     """A mail and an SMS endpoint, and the real clock."""
     vendors = {
         MAIL: Vendor(Capabilities(Channel.EMAIL, "acme", 100_000, 5.0)),
         SMS: Vendor(Capabilities(Channel.SMS, "other", 1_000, 5.0)),
     }
-    monkeypatch.setattr("router.runtime._adapters", lambda *_: vendors)
-    settings = Settings(redis_url=redis_url, data_dir=tmp_path, secret="s" * 40)
-    async with open_runtime(settings, "dispatch") as runtime:
+    async with open_over(vendors, "dispatch") as runtime:
         yield Desk(runtime, vendors)
 
 

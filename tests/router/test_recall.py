@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +14,7 @@ from health.report import Direction, EndpointId, Evidence, Status, Transition, V
 from router.domain.conversation import Binding
 from router.mover import Mover
 from router.pace import Pace
-from router.runtime import Runtime, open_runtime
-from router.settings import Settings
+from router.runtime import Runtime
 from router.store.asked import LeaseTerms, Settlement
 from router.supervisor import Supervisor
 
@@ -40,12 +39,10 @@ class Vendor:
 
 
 @pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
+async def runtime(open_over: Any) -> AsyncIterator[Runtime]:
     """One SMS endpoint."""
     vendors = {SMS: Vendor(Capabilities(Channel.SMS, "acme", 1_000, 5.0, receipts=True))}
-    monkeypatch.setattr("router.runtime._adapters", lambda *_: vendors)
-    settings = Settings(redis_url=redis_url, data_dir=tmp_path, secret="s" * 40)
-    async with open_runtime(settings, "supervise") as runtime:
+    async with open_over(vendors, "supervise") as runtime:
         yield runtime
 
 

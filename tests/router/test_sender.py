@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,7 @@ from channels.tools import AdapterStore
 from health.report import EndpointId, Verdict
 from router.domain.conversation import Binding, Message, MessageState
 from router.planner import Planner
-from router.runtime import open_runtime
 from router.sender import Sender
-from router.settings import Settings
 from router.store.adapter_store import RedisAdapterStore
 from router.store.connecting import connect
 from router.store.redis import Pipelined, StoreUnavailable
@@ -108,16 +105,14 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+async def desk(open_over: Any) -> AsyncIterator[Desk]:
     """A mail and an SMS endpoint."""
     clock = StillClock()
     vendors = {
         MAIL: Vendor(Capabilities(Channel.EMAIL, "acme", 100_000, 5.0)),
         SMS: Vendor(Capabilities(Channel.SMS, "other", 1_000, 5.0)),
     }
-    monkeypatch.setattr("router.runtime._adapters", lambda *_: vendors)
-    settings = Settings(redis_url=redis_url, data_dir=tmp_path, secret="s" * 40)
-    async with open_runtime(settings, "dispatch", clock=clock) as runtime:
+    async with open_over(vendors, "dispatch", clock=clock) as runtime:
         runtime.core.store = Store(runtime.core.store.redis, now_ms=lambda: round(clock.at * 1000))
         yield Desk(runtime, clock, vendors)
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,7 @@ from channels.contract import Capabilities
 from channels.messages import Channel, OutboundMessage, Receipt
 from router import sender as senders
 from router.bench.load import HERE, seed
-from router.runtime import open_runtime
 from router.sender import Sender
-from router.settings import Settings
 from router.store.redis import StoreUnavailable
 
 IN_FLIGHT = 4
@@ -88,12 +85,10 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+async def desk(open_over: Any) -> AsyncIterator[Desk]:
     """An SMS endpoint that could send ten thousand a second."""
     vendor = Vendor(Capabilities(Channel.SMS, "here", 1_000, 5.0, rate_per_s=10_000))
-    monkeypatch.setattr("router.runtime._adapters", lambda *_: {HERE: vendor})
-    settings = Settings(redis_url=redis_url, data_dir=tmp_path, secret="s" * 40)
-    async with open_runtime(settings, "dispatch") as runtime:
+    async with open_over({HERE: vendor}, "dispatch") as runtime:
         yield Desk(runtime, vendor, Sender(runtime.core, HERE, vendor, runtime.desk, "dispatch-1", IN_FLIGHT))
 
 

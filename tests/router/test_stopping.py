@@ -1,9 +1,9 @@
 """A dispatcher that is told to stop says what it has begun, begins nothing more, and leaves nothing in doubt."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +12,8 @@ from channels.messages import Address, Channel, OutboundMessage, Receipt
 from health.report import EndpointId
 from router.dispatcher import Dispatcher
 from router.domain.conversation import Binding, Message, MessageState
-from router.runtime import Runtime, open_runtime
-from router.settings import Settings
+from router.runtime import Runtime
+from tests.clocks import until
 
 MAIL = EndpointId("email/acme")
 
@@ -55,11 +55,8 @@ async def vendor() -> Vendor:
 
 
 @pytest.fixture
-async def runtime(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: Vendor
-) -> AsyncIterator[Runtime]:
-    monkeypatch.setattr("router.runtime._adapters", lambda *_: {MAIL: vendor})
-    async with open_runtime(Settings(redis_url=redis_url, data_dir=tmp_path, secret="s" * 40), "dispatch") as opened:
+async def runtime(open_over: Any, vendor: Vendor) -> AsyncIterator[Runtime]:
+    async with open_over({MAIL: vendor}, "dispatch") as opened:
         yield opened
 
 
@@ -69,12 +66,6 @@ async def write(runtime: Runtime, text: str) -> str:
     made = await runtime.switchboard.create_customer(name=text, locale="en", bindings=[binding])
     said = {"author": "a0-1", "author_name": "Ada", "idempotency_key": text}
     return (await runtime.switchboard.open_conversation(made.id, subject="Order", text=text, **said)).message_id
-
-
-async def until(fact: Callable[[], bool]) -> None:
-    async with asyncio.timeout(8):
-        while not fact():
-            await asyncio.sleep(0.01)
 
 
 async def said(runtime: Runtime, message_id: str) -> Message:
