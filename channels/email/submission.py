@@ -359,7 +359,7 @@ async def _end_mail(smtp: SMTP) -> SMTPResponse:
         raise OutcomeUnknown("timeout_after_dot", "the mail server did not say whether it took the mail") from error
     except (SMTPException, OSError) as error:
         raise OutcomeUnknown("lost_after_dot", "the connection broke before the mail server answered") from error
-    if answer.code < 200 or 300 <= answer.code < 400:
+    if answer.code // 100 not in {2, 4, 5}:  # RFC 5321, section 4.2.1: nothing else can answer it
         raise OutcomeUnknown("odd_answer", f"the mail server answered {answer.code} to the final dot")
     return answer
 

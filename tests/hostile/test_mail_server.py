@@ -140,7 +140,6 @@ GARBAGE = {
 SAID_ALL_THE_SAME = {
     "octets that are no text": type(None),
     "two codes in one answer": MessageRejected,
-    "a code nobody knows": EndpointUnavailable,
     "goodbye": EndpointUnavailable,
 }
 """What of it answers the final dot: with the code that its last line begins with."""
