@@ -31,7 +31,7 @@ from router.store.reading import QUEUE_MAX, Reading
 
 BATCH_MAX = 100
 """Sides one script call may touch."""
-REBIND_MAX = 25
+REBIND_MAX = 20
 """Of these, the ones one call rebinds: each costs some thirty commands, and whoever writes meanwhile waits for them."""
 NATURAL_KEY_KEPT_MS = 7 * 24 * 3600 * 1000
 REFERENCE_KEPT_S = 365 * 24 * 3600
