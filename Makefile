@@ -67,7 +67,7 @@ fuzz: $(VENV)/installed-dev  ## attack every parser with a new seed, a minute ea
 peers: $(VENV)/installed-dev tests/peers/node_modules  ## run the tests against real peers: Postfix, Dovecot, PostgreSQL, Prometheus, an npm message centre
 	$(BIN)/python -m pytest -m peer
 
-bench: $(VENV)/installed  ## measure speed: one table, each figure beside what it is compared with (about 8 minutes)
+bench: $(VENV)/installed  ## measure speed: one table, each figure beside what it is compared with (about 5 minutes)
 	@$(BIN)/throughline bench
 
 bench-detectors: $(VENV)/installed  ## measure the detectors beside published breakers (about 10 minutes)
