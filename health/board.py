@@ -296,10 +296,6 @@ class Board:
         """A person looks after it."""
         return await self.change_incident(incident_id, lambda found: incidents_.acknowledge(found, who, at))
 
-    async def resolve_incident(self, incident_id: str, at: float, words: str, who: str = "") -> Incident | None:
-        """A person says that it is over."""
-        return await self.change_incident(incident_id, lambda found: incidents_.resolve(found, at, words, who))
-
     async def incident(self, incident_id: str) -> Incident | None:
         """One incident with its timeline."""
         text = await self._call("GET", self.key(f"incident:{incident_id}"))

@@ -61,7 +61,6 @@ class Talk(Reading):
         conversation_id: str,
         *,
         text: str,
-        html: str | None = None,
         subject: str | None = None,
         files: Sequence[Upload] = (),
         author: str,
@@ -78,7 +77,7 @@ class Talk(Reading):
         """
         now = self.core.clock.now()
         key = _api_key(author, idempotency_key)
-        content = await self._content(text, html, subject, files)
+        content = await self._content(text, subject, files)
         spool = self.core.spool
         is_reference = len(conversation_id) == REFERENCE_LENGTH
         if is_reference and spool is not None and spool.away:
@@ -147,7 +146,7 @@ class Talk(Reading):
             NotFound, Invalid (nothing can reach them), Conflict, StoreUnavailable.
         """
         key = _api_key(author, idempotency_key)
-        content = await self._content(text, None, subject, ())
+        content = await self._content(text, subject, ())
         now = self.core.clock.now()
         shard = shard_of(known(customer_id))
         opening = Opening(
@@ -303,7 +302,7 @@ class Talk(Reading):
         if (await self.core.store.rebind(shard_of(identity), [change]))[0] != "ok":
             raise Conflict("moved_meanwhile", "The conversation moved in this very moment. Look again, then decide.")
 
-    async def _content(self, text: str, html: str | None, subject: str | None, files: Sequence[Upload]) -> Content:
+    async def _content(self, text: str, subject: str | None, files: Sequence[Upload]) -> Content:
         limits = self.core.settings.attachments
         if not text.strip() and not files:
             raise Invalid("empty_message", "The message is empty. Write something, or attach a file.")
@@ -323,7 +322,7 @@ class Talk(Reading):
                 raise Invalid("file_too_large", f"{one_line(file.name)}: at most {limits.file_max_bytes} bytes.")
             digest = await self.core.files.write(file.content)
             stored.append(File(digest, one_line(file.name)[:200], one_line(file.media_type)[:100], len(file.content)))
-        return Content(text, html, subject, tuple(stored))
+        return Content(text, None, subject, tuple(stored))
 
     def _check_endpoint(self, endpoint: EndpointId, channel: Channel | None) -> None:
         if endpoint not in self.core.capabilities:

@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio
 
 from health.board import BEGINNING, PIECES_MAX, Board, LeaseLost
-from health.incident import IncidentEvent, IncidentState, open_incident
+from health.incident import IncidentEvent, IncidentState, open_incident, resolve
 from health.records import Freeze, StatusRecord, fresh
 from health.report import Direction, EndpointId, Evidence, Report, Status, Transition, Verdict, Witness
 
@@ -142,7 +142,7 @@ async def test_incidents_are_opened_told_and_resolved(board):
     await board.acknowledge_incident("inc-2", "Ada", 111)
     found = await board.incident("inc-2")
     assert (found.acknowledged_by, found.timeline[1].words) == ("Ada", "Called the vendor.")
-    await board.resolve_incident("inc-3", 200, "Over.", "Ada")
+    await board.change_incident("inc-3", lambda found: resolve(found, 200, "Over.", "Ada"))
     assert [incident.id for incident in await board.open_incidents()] == ["inc-2", "inc-1"]
     assert [incident.id for incident in await board.incidents(limit=1, before=102.0)] == ["inc-2"]
     assert await board.incident("inc-9") is None
@@ -170,7 +170,7 @@ async def test_old_resolved_incidents_are_let_go_open_ones_never(board, redis_cl
     await board.open_incident(open_incident("inc-open", down(at=1.0)))
     for number in range(6):
         await board.open_incident(open_incident(f"inc-{number}", down(at=10.0 + number)))
-        await board.resolve_incident(f"inc-{number}", 20.0, "Over.")
+        await board.change_incident(f"inc-{number}", lambda found: resolve(found, 20.0, "Over."))
     names = await redis_client.keys("*incident:*")
     assert len(names) <= 4
     assert await board.incident("inc-open") is not None

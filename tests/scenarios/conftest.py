@@ -24,12 +24,12 @@ from health.report import Direction, EndpointId, Status
 from router.api_keys import Role
 from router.audit.auditor import audit
 from router.dispatcher import run_dispatcher
-from router.domain.context import Context, context_of
 from router.domain.conversation import Binding, Message, SideName
 from router.runtime import Runtime, open_runtime
 from router.settings import Settings
 from router.supervisor import run_supervisor
 from router.web.serve import run_web
+from tests.context import Context, context_of
 
 T = TypeVar("T")
 SHARDS = int(os.environ.get("TEST_SHARDS", "1"))

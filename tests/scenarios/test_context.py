@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 import pytest
 
 from channels.messages import Kind
-from router.domain.context import Context, context_hash, differences
 from router.domain.conversation import SideName
 from router.domain.ids import shard_of
 from router.store.connecting import open_whole
 from router.store.keys import shard
+from tests.context import Context, context_hash, differences
 
 DROPPED = {
     "subject": ("HDEL", "v", "sj"),

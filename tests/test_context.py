@@ -6,8 +6,8 @@ import pytest
 
 from channels.messages import Address, Channel, Content, File, Kind
 from health.report import EndpointId
-from router.domain.context import Context, context_hash, context_of, differences
 from router.domain.conversation import Binding, Conversation, Message, MessageClass, MessageState, SideName
+from tests.context import Context, context_hash, context_of, differences
 
 PHOTO = File("a" * 64, "photo.jpg", "image/jpeg", 500)
 
