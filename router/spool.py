@@ -190,13 +190,19 @@ class Spool:
         return self._own
 
     async def _adopt(self) -> None:
-        """Take up what processes left that are gone: their lock went with them."""
+        """Take up what processes left that are gone: their lock went with them.
+
+        All that one of them left goes to one of us: its promises have an order, also over several files.
+        """
         mine = {file.path for file in self._files}
+        elsewhere: set[str] = set()
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            if path in mine:
+            whose = spool_files.owner_of(path)
+            if path in mine or whose in elsewhere:
                 continue
             found = await asyncio.to_thread(spool_files.lock_and_read, path)
             if found is None:
+                elsewhere.add(whose)
                 continue
             file, lines = found
             self._files.append(file)

@@ -76,6 +76,11 @@ def create_file(folder: Path, name: str) -> SpoolFile:
     return SpoolFile(path, descriptor)
 
 
+def owner_of(path: Path) -> str:
+    """The process that made a file, by the name it gave it: between its time and its random part."""
+    return path.stem.partition("-")[2].rpartition("-")[0]
+
+
 def lock_and_read(path: Path) -> tuple[SpoolFile, list[bytes]] | None:
     """The file and its lines, if nobody alive holds it. Raises OSError: it cannot be read now."""
     try:

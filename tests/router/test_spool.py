@@ -386,3 +386,29 @@ async def test_a_torn_line_does_not_hide_that_something_was_put_aside(tmp_path):
     next_one = Spool(tmp_path, "web")
     await next_one._adopt()
     assert next_one.waiting == 0, "it is a person's"
+
+
+async def test_what_one_process_left_in_two_files_is_taken_by_one_other(tmp_path):
+    """After a fault of the disk it began another file: who has only that one waits for whoever has the first."""
+    gone = Spool(tmp_path, "web")
+    for number in (1, 2):
+        await gone.keep("say", "v0-1", {"n": number})
+        gone._own = None
+    for file in gone._files:
+        os.close(file.descriptor)
+    first, second = sorted(tmp_path.glob("*.spool"))
+    held = spool_files.lock_and_read(first)
+    looks, lock_and_read = [], spool_files.lock_and_read
+    taker, spool = Taker(), Spool(tmp_path, "dispatch")
+
+    def look(path):
+        looks.append(path)
+        return lock_and_read(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool_files, "lock_and_read", look)
+        async with running(spool, taker):
+            await until(lambda: len(looks) > 5)
+            assert taker.numbers == [] and second not in looks
+            os.close(held[0].descriptor)
+            await until(lambda: taker.numbers == [1, 2])

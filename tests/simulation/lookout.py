@@ -73,8 +73,10 @@ class Lookout:
         ]
         left += self._unplaced(talk, messages)
         self._first.pop(conversation, None)
-        if going and left:
-            self._first[conversation] = going[0]
+        # A notice says of nothing that it waits: behind a message that has no way it may be due for ever.
+        awaited = [one.id for one in messages if one.id in going and one.kind is not Kind.NOTICE]
+        if awaited and left:
+            self._first[conversation] = awaited[0]
         (self._quiet.discard if left else self._quiet.add)(conversation)
         return left
 
