@@ -1,7 +1,5 @@
 """A conversation with many messages: each page reads what it shows, from whichever end it is asked."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,24 +8,13 @@ from channels.messages import Address, Channel, Content, InboundMessage, Kind
 from health.report import EndpointId
 from router.domain.conversation import MessageClass, SideName
 from router.domain.ids import new_id
-from router.runtime import Runtime, open_runtime
-from router.settings import load_settings
+from router.runtime import Runtime
 from router.store.asked import NewMessage
 from router.web.chat_view import LINES_MAX, read_lines
 
 SMS = EndpointId("sms/sandbox")
 NUMBER = Address(Channel.SMS, "+12025550177")
 COUNT = 900
-
-
-@pytest.fixture
-async def runtime(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """The use cases over stand-in vendors; nobody dispatches."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("THROUGHLINE_REDIS_URL", redis_url)
-    monkeypatch.setenv("THROUGHLINE_BROKER_URL", "redis://127.0.0.1:1/1")  # nobody waits for Celery here
-    async with open_runtime(load_settings(), "web") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,8 +16,6 @@ from health.report import Direction, EndpointId, Status
 from router import planner as planners
 from router.domain.conversation import Binding, SideName
 from router.planner import Planner
-from router.runtime import open_runtime
-from router.settings import Settings
 from router.store.asked import Park
 
 MAIL, SMS = EndpointId("email/support"), EndpointId("sms/acme")
@@ -47,9 +45,7 @@ class Vendor:
     ],
 )
 async def test_what_waited_for_its_turn_moves_for_what_it_waited_to_leave(
-    redis_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    open_over: Callable[..., Any],
     down: set[Direction],
     why: str,
     told: str | None,
@@ -59,10 +55,8 @@ async def test_what_waited_for_its_turn_moves_for_what_it_waited_to_leave(
         MAIL: Vendor(Capabilities(Channel.EMAIL, "acme", 100_000, 5.0)),
         SMS: Vendor(Capabilities(Channel.SMS, "other", 1_000, 5.0)),
     }
-    monkeypatch.setattr("router.runtime._adapters", lambda *_: vendors)
     clock = [int(time.time() * 1000)]
-    settings = Settings(redis_url=redis_url, data_dir=tmp_path, secret="s" * 40)
-    async with open_runtime(settings, "dispatch") as runtime:
+    async with open_over(vendors, "dispatch") as runtime:
         core = runtime.core
         customer = await runtime.switchboard.create_customer(name="Ann", locale="en", bindings=ANN)
         said = {"author": "a0-1", "author_name": "Ada", "idempotency_key": "one"}
